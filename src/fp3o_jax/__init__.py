@@ -1,0 +1,42 @@
+"""FP3O and its family (MAPPO, IPPO, HAPPO) end to end in JAX: ``train = make_train(Config(...))``."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from fp3o_jax import xla
+from fp3o_jax.config import Config, ConfigError, Hyperparams
+
+if TYPE_CHECKING:
+    from fp3o_jax.envs import Environment, make_env
+    from fp3o_jax.evaluation import make_evaluate
+    from fp3o_jax.train import TrainState, make_train
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "Environment",
+    "Hyperparams",
+    "TrainState",
+    "make_env",
+    "make_evaluate",
+    "make_train",
+]
+
+xla.guard()
+
+_LAZY = {
+    "Environment": "envs",
+    "make_env": "envs",
+    "make_evaluate": "evaluation",
+    "TrainState": "train",
+    "make_train": "train",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # What needs JAX is imported on first use, so that importing the package stays instant.
+    if name in _LAZY:
+        return getattr(importlib.import_module(f"fp3o_jax.{_LAZY[name]}"), name)
+    raise AttributeError(f"module 'fp3o_jax' has no attribute {name!r}")

@@ -1,0 +1,299 @@
+"""What a run is: one frozen, typed, validated dataclass.
+
+This is the only source of defaults, help texts and presets. The docstring under each field is what
+``fp3o train --help`` prints.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, get_args
+
+Algorithm = Literal["fp3o", "mappo", "ippo", "happo"]
+SharingName = Literal["full", "partial", "none", "by_type", "groups"]
+Selection = Literal["cyclic", "random_derangement", "reverse"]
+Condition = Literal["joint", "per_pipeline", "off"]
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used: names the setting, the value given and what would be right."""
+
+
+def unknown(setting: str, value: object, valid: Iterable[str]) -> ConfigError:
+    """The error for a name that does not exist, with the nearest names that do."""
+    valid = sorted(valid)
+    near = difflib.get_close_matches(str(value), valid, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    return ConfigError(f"{setting}={value!r} is unknown: {hint}valid are {', '.join(valid)}")
+
+
+class Hyperparams(NamedTuple):
+    """The continuous settings: traced, so a grid of them is one ``vmap`` of one compiled program.
+
+    Each is a scalar, float or array; the meaning of each stands at the field of the same name in
+    :class:`Config`.
+    """
+
+    actor_lr: Any
+    critic_lr: Any
+    clip_eps: Any
+    entropy_coef: Any
+    value_coef: Any
+    gamma: Any
+    gae_lambda: Any
+    max_grad_norm: Any
+    huber_delta: Any
+
+    def override(self, overrides: Hyperparams | Mapping[str, Any] | None) -> Hyperparams:
+        """These values, with those named in ``overrides`` replaced.
+
+        Raises:
+            ConfigError: a name is not a continuous setting.
+        """
+        if overrides is None:
+            return self
+        if isinstance(overrides, Hyperparams):
+            return overrides
+        for name in overrides:
+            if name not in self._fields:
+                raise unknown("hyperparams", name, self._fields)
+        return self._replace(**overrides)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything that decides what a training run computes.
+
+    Raises:
+        ConfigError: a value cannot be used, or two values do not fit together.
+    """
+
+    env: str = "smax/3m"
+    """environment as family/task: smax/<map>, mabrax/<robot>, mpe/<task>, matrix/<game>; `fp3o list` names them all"""
+    env_kwargs: Mapping[str, bool | int | float | str] = dataclasses.field(default_factory=dict)
+    """options handed to the environment, e.g. num_agents 4"""
+
+    algorithm: Algorithm = "fp3o"
+    """policy update; ippo is mappo whose critics see one agent's observation alone"""
+    sharing: SharingName = "full"
+    """who shares parameters: all (full), all but the policy heads (partial), nobody (none), agents of one type (by_type), or as trunk_groups and head_groups say (groups)"""
+    trunk_groups: tuple[int, ...] | None = None
+    """sharing=groups: for each agent, the group that shares its trunk and critic"""
+    head_groups: tuple[int, ...] | None = None
+    """sharing=groups: for each agent, the group that shares its policy head (default: trunk_groups)"""
+    agent_id: bool = True
+    """append a one-hot agent id to the input of networks that several agents share"""
+
+    total_env_steps: int = 1_000_000
+    """environment steps to train for, over all parallel environments (rounded up to whole updates)"""
+    num_envs: int = 64
+    """environments stepped in parallel"""
+    rollout_length: int = 128
+    """steps per environment and update"""
+    epochs: int = 5
+    """passes over the batch in each stage of an update (FP3O has two stages, HAPPO one per agent)"""
+    num_minibatches: int = 1
+    """parts that the batch is split into, newly drawn in each epoch"""
+
+    actor_lr: float = 5e-4
+    """Adam's learning rate for the policies"""
+    critic_lr: float = 5e-4
+    """Adam's learning rate for the critics"""
+    lr_schedule: Literal["constant", "linear"] = "constant"
+    """keep the learning rates, or let them fall to zero over the run"""
+    head_lr_scale: float | None = None
+    """factor on the learning rate of per-agent policy heads; by default what undoes the mean over agents in their loss (n with sharing=partial)"""
+    clip_eps: float = 0.2
+    """clip range of the probability ratio and of the value"""
+    entropy_coef: float = 0.01
+    """weight of the policy entropy in the objective"""
+    value_coef: float = 1.0
+    """weight of the value loss"""
+    gamma: float = 0.99
+    """discount"""
+    gae_lambda: float = 0.95
+    """lambda of generalised advantage estimation"""
+    max_grad_norm: float = 10.0
+    """global-norm bound of each optimiser's gradient, actor and critic apart"""
+    huber_delta: float = 10.0
+    """error beyond which the value loss is linear"""
+    normalize_values: bool = True
+    """fit critics to targets normalised by a running mean and variance"""
+    bootstrap_truncations: bool = True
+    """at a time limit, bootstrap from the value of the state that was cut; off: treat it as a termination"""
+
+    hidden_size: int = 64
+    """width of every hidden layer"""
+    recurrent: bool = False
+    """put a GRU after the trunk of actors and critics"""
+    chunk_length: int = 16
+    """recurrent: steps that gradients flow back through; must divide rollout_length"""
+
+    advantage_split: Literal["uniform", "dirichlet"] | tuple[float, ...] = "uniform"
+    """fp3o: how the joint advantage is divided among the pipelines; or one weight per pipeline, summing to 1"""
+    selection: Selection = "cyclic"
+    """fp3o: which agent each pipeline owns in its dependent step (from Python also a function of key and owners)"""
+    condition: Condition = "joint"
+    """fp3o: what decides whether the dependent step runs: the sum over all pipelines, each pipeline's own sum, or nothing"""
+
+    seed: int = 0
+    """seed of the first run; with several seeds, run i has seed + i"""
+    num_seeds: int = 1
+    """independent runs trained side by side in one program"""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "env_kwargs", MappingProxyType(dict(self.env_kwargs)))
+        for name in ("trunk_groups", "head_groups", "advantage_split"):
+            value = getattr(self, name)
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
+        self._check_names()
+        self._check_numbers()
+        self._check_together()
+
+    def _check_names(self) -> None:
+        for name, valid in (
+            ("algorithm", get_args(Algorithm)),
+            ("sharing", get_args(SharingName)),
+            ("condition", get_args(Condition)),
+            ("lr_schedule", ("constant", "linear")),
+            ("selection", get_args(Selection)),
+            ("advantage_split", ("uniform", "dirichlet")),
+        ):
+            value = getattr(self, name)
+            if (name == "selection" and callable(value)) or (
+                name == "advantage_split" and isinstance(value, tuple)
+            ):
+                continue
+            if value not in valid:
+                raise unknown(name, value, valid)
+
+    def _check_numbers(self) -> None:
+        for name in (
+            "total_env_steps",
+            "num_envs",
+            "rollout_length",
+            "epochs",
+            "num_minibatches",
+            "hidden_size",
+            "chunk_length",
+            "num_seeds",
+        ):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigError(f"{name}={value!r} must be a whole number of at least 1")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+            raise ConfigError(f"seed={self.seed!r} must be a whole number of at least 0")
+        positive = ("actor_lr", "critic_lr", "clip_eps", "max_grad_norm", "huber_delta")
+        for name in positive + (("head_lr_scale",) if self.head_lr_scale is not None else ()):
+            value = getattr(self, name)
+            if not (_is_real(value) and value > 0):
+                raise ConfigError(f"{name}={value!r} must be a number above 0")
+        for name in ("entropy_coef", "value_coef"):
+            value = getattr(self, name)
+            if not (_is_real(value) and value >= 0):
+                raise ConfigError(f"{name}={value!r} must be a number of at least 0")
+        for name in ("gamma", "gae_lambda"):
+            value = getattr(self, name)
+            if not (_is_real(value) and 0 <= value <= 1):
+                raise ConfigError(f"{name}={value!r} must lie between 0 and 1")
+
+    def _check_together(self) -> None:
+        if self.recurrent and self.rollout_length % self.chunk_length:
+            raise ConfigError(
+                f"chunk_length={self.chunk_length} must divide rollout_length={self.rollout_length} "
+                f"when recurrent=True: {_nearest_divisors(self.rollout_length, self.chunk_length)} would"
+            )
+        if self.num_sequences % self.num_minibatches:
+            what = "chunks" if self.recurrent else "samples"
+            near = _nearest_divisors(self.num_sequences, self.num_minibatches)
+            raise ConfigError(
+                f"num_minibatches={self.num_minibatches} must divide the {self.num_sequences} {what} of a "
+                f"batch (num_envs={self.num_envs} x rollout_length={self.rollout_length}"
+                f"{f' / chunk_length={self.chunk_length}' if self.recurrent else ''}): {near} would"
+            )
+        groups_given = self.trunk_groups is not None or self.head_groups is not None
+        if self.sharing == "groups" and self.trunk_groups is None:
+            raise ConfigError("sharing='groups' needs trunk_groups: one group number per agent")
+        if self.sharing != "groups" and groups_given:
+            raise ConfigError(
+                f"trunk_groups and head_groups are read with sharing='groups' only, not {self.sharing!r}"
+            )
+        if isinstance(self.advantage_split, tuple):
+            split = self.advantage_split
+            if any(not _is_real(w) or w < 0 for w in split) or abs(sum(split) - 1) > 1e-6:
+                raise ConfigError(
+                    f"advantage_split={split!r} must be weights of at least 0 that sum to 1"
+                )
+
+    @property
+    def steps_per_update(self) -> int:
+        """Environment steps that one update collects."""
+        return self.num_envs * self.rollout_length
+
+    @property
+    def num_updates(self) -> int:
+        """Updates of the whole run: enough to reach ``total_env_steps``."""
+        return math.ceil(self.total_env_steps / self.steps_per_update)
+
+    @property
+    def sequence_length(self) -> int:
+        """Steps that the update treats as one unit: a chunk if recurrent, else a single step."""
+        return self.chunk_length if self.recurrent else 1
+
+    @property
+    def num_sequences(self) -> int:
+        """Units per agent in one batch, which minibatches are drawn from."""
+        return self.steps_per_update // self.sequence_length
+
+    @property
+    def hyperparams(self) -> Hyperparams:
+        """The continuous settings, as the pytree that ``train(key, hyperparams)`` takes."""
+        return Hyperparams(*(getattr(self, name) for name in Hyperparams._fields))
+
+    def replace(self, **changes: Any) -> Config:
+        """A copy with some settings changed, validated anew."""
+        return Config.from_dict({**self._fields(), **changes})
+
+    def _fields(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings as plain values that JSON can hold; ``from_dict`` reads them back.
+
+        A ``selection`` given as a function is written as its name, which does not read back.
+        """
+        plain = self._fields()
+        plain["env_kwargs"] = dict(self.env_kwargs)
+        if isinstance(self.selection, Callable):
+            plain["selection"] = getattr(self.selection, "__qualname__", repr(self.selection))
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> Config:
+        """A config from plain values.
+
+        Raises:
+            ConfigError: a name is not a setting, or a value cannot be used.
+        """
+        valid = [f.name for f in dataclasses.fields(cls)]
+        for name in settings:
+            if name not in valid:
+                raise unknown("setting", name, valid)
+        return cls(**settings)
+
+
+def _is_real(value: object) -> bool:
+    return (
+        isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    )
+
+
+def _nearest_divisors(total: int, wanted: int) -> str:
+    below = next((d for d in range(min(wanted, total), 0, -1) if total % d == 0), 1)
+    above = next(d for d in range(min(wanted, total), total + 1) if total % d == 0)
+    return " or ".join(str(d) for d in sorted({below, above}))

@@ -1,0 +1,126 @@
+"""The one interface through which the trainer sees an environment: stacked arrays, agents first."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import Array
+
+
+@struct.dataclass
+class Observation:
+    """What n agents and their critics see at one moment.
+
+    Attributes:
+        obs: [n, O] each agent's observation, zero-padded to the largest.
+        global_state: [S] the state that centralised critics see; [0] where the environment has none.
+        action_mask: [n, A] bool, which discrete actions are available; None if actions are continuous.
+        alive: [n] bool, whether the agent can act.
+    """
+
+    obs: Array
+    global_state: Array
+    action_mask: Array | None
+    alive: Array
+
+
+@struct.dataclass
+class Outcome:
+    """What one step led to; each a scalar.
+
+    Attributes:
+        reward: the team reward.
+        terminated: the episode reached its end: no value lies beyond.
+        truncated: the episode was cut by a time limit.
+        won: the episode ended with a victory, where the environment knows such a thing.
+    """
+
+    reward: Array
+    terminated: Array
+    truncated: Array
+    won: Array
+
+    @property
+    def done(self) -> Array:
+        return self.terminated | self.truncated
+
+
+@dataclasses.dataclass(frozen=True)
+class Environment:
+    """One cooperative environment: sizes, and two pure functions for one copy of it.
+
+    ``step`` never resets: the observation that it returns with the end of an episode is the last of that
+    episode. Starting anew is the rollout's business.
+
+    Attributes:
+        name: as in ``Config.env``.
+        agents: [n] names.
+        obs_sizes: [n] observation features of each agent.
+        action_sizes: [n] number of actions of each agent, or of action dimensions.
+        discrete: kind of action: int [n], or float [n, A] padded to the largest.
+        state_size: features of the global state; 0 if there is none.
+        time_limit: no episode is longer than this many steps plus one; None if not known.
+        truncates: whether ``truncated`` can ever be set.
+        reports_wins: whether ``won`` means anything.
+        agent_types: [n] type of each agent; None where types change from episode to episode.
+        reset: key -> (state, Observation).
+        step: (key, state, actions) -> (state, Observation, Outcome).
+    """
+
+    name: str
+    agents: tuple[str, ...]
+    obs_sizes: tuple[int, ...]
+    action_sizes: tuple[int, ...]
+    discrete: bool
+    state_size: int
+    time_limit: int | None
+    truncates: bool
+    reports_wins: bool
+    agent_types: tuple[Hashable, ...] | None
+    reset: Callable[[Array], tuple[Any, Observation]]
+    step: Callable[[Array, Any, Array], tuple[Any, Observation, Outcome]]
+
+    @property
+    def num_agents(self) -> int:
+        return len(self.agents)
+
+
+def _batched(discrete: bool) -> Observation:
+    """``out_axes`` that put the environment axis behind the agent axis: [n, B, ...] and [B, ...]."""
+    return Observation(obs=1, global_state=0, action_mask=1 if discrete else None, alive=1)
+
+
+def batch_reset(env: Environment, keys: Array) -> tuple[Any, Observation]:
+    """Resets one environment per key [B]; leaves of the state [B, ...], of the observation [n, B, ...]
+    (the global state [B, S])."""
+    return jax.vmap(env.reset, out_axes=(0, _batched(env.discrete)))(keys)
+
+
+def batch_step(
+    env: Environment, keys: Array, states: Any, actions: Array
+) -> tuple[Any, Observation, Outcome]:
+    """Steps one environment per key [B], with actions [n, B] or [n, B, A]; results as ``batch_reset``."""
+    return jax.vmap(env.step, in_axes=(0, 0, 1), out_axes=(0, _batched(env.discrete), 0))(
+        keys, states, actions
+    )
+
+
+def select_observation(done: Array, new: Observation, old: Observation) -> Observation:
+    """``new`` in those of the B environments where ``done`` [B], else ``old``."""
+
+    def select(x: Array, y: Array, env_axis: int) -> Array:
+        shape = (1,) * env_axis + done.shape + (1,) * (x.ndim - env_axis - 1)
+        return jnp.where(done.reshape(shape), x, y)
+
+    axes = _batched(old.action_mask is not None)
+    return jax.tree.map(select, new, old, axes)
+
+
+def pad_last(x: Array, size: int) -> Array:
+    """Zero-pads the last axis to ``size``."""
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, size - x.shape[-1])])

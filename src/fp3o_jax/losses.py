@@ -1,0 +1,52 @@
+"""The terms of the objective, per sample: arrays in, arrays out."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax import Array
+
+
+def clipped_surrogate(log_ratio: Array, advantage: Array, clip_eps: Array | float) -> Array:
+    """PPO's objective ``min(r A, clip(r, 1 - eps, 1 + eps) A)`` per sample, to be maximised.
+
+    Args:
+        log_ratio: log r, the log-probability of the action less that under the behaviour policy.
+        advantage: advantage, already weighted where the algorithm does so; same shape.
+        clip_eps: clip range.
+    """
+    ratio = jnp.exp(log_ratio)
+    clipped = jnp.clip(ratio, 1.0 - clip_eps, 1.0 + clip_eps)
+    return jnp.minimum(ratio * advantage, clipped * advantage)
+
+
+def huber(error: Array, delta: Array | float) -> Array:
+    """``e^2 / 2`` for ``|e| <= delta``, else ``delta (|e| - delta / 2)``: symmetric in its argument."""
+    size = jnp.abs(error)
+    inside = jnp.minimum(size, delta)
+    return inside * (size - 0.5 * inside)
+
+
+def clipped_value_loss(
+    value: Array,
+    old_value: Array,
+    target: Array,
+    clip_eps: Array | float,
+    delta: Array | float,
+) -> Array:
+    """Per sample, the larger Huber loss of the new value and of the new value clipped around the old one."""
+    clipped = old_value + jnp.clip(value - old_value, -clip_eps, clip_eps)
+    return jnp.maximum(huber(target - value, delta), huber(target - clipped, delta))
+
+
+def masked_mean(x: Array, mask: Array) -> Array:
+    """Mean of ``x`` where ``mask`` is 1; 0 where it is nowhere 1."""
+    return (x * mask).sum() / jnp.maximum(mask.sum(), 1.0)
+
+
+def explained_variance(values: Array, targets: Array, mask: Array) -> Array:
+    """``1 - Var(target - value) / Var(target)`` over the samples in which ``mask`` is 1."""
+
+    def variance(x: Array) -> Array:
+        return masked_mean((x - masked_mean(x, mask)) ** 2, mask)
+
+    return 1.0 - variance(targets - values) / jnp.maximum(variance(targets), 1e-8)

@@ -1,0 +1,280 @@
+"""The first half of an iteration: collect a batch under the current policies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import Array
+
+from fp3o_jax.envs.base import (
+    Environment,
+    Observation,
+    batch_reset,
+    batch_step,
+    select_observation,
+)
+from fp3o_jax.networks import ActorCritic
+
+
+@struct.dataclass
+class RolloutState:
+    """Where B parallel environments stand between two iterations.
+
+    Attributes:
+        env_state: environment states [B, ...].
+        observation: what is seen now, agents first.
+        starts: [B] bool, whether an episode begins here.
+        actor_hidden: [n, B, H] recurrent states.
+        critic_hidden: [n, B, H].
+        episode_return: [B] undiscounted team return so far.
+        episode_length: [B] steps so far.
+    """
+
+    env_state: Any
+    observation: Observation
+    starts: Array
+    actor_hidden: Array
+    critic_hidden: Array
+    episode_return: Array
+    episode_length: Array
+
+
+@struct.dataclass
+class Trajectory:
+    """T steps of B environments; time first, as they were collected.
+
+    Attributes:
+        obs: [T, n, B, O].
+        critic_inputs: [T, v, B, S], v = 1 where all critics see the global state, n where each sees its
+            agent's observation.
+        action_mask: [T, n, B, A] bool, or None.
+        alive: [T, n, B] bool.
+        action: [T, n, B] int, or [T, n, B, A].
+        log_prob: [T, n, B].
+        starts, terminated, done, won: [T, B] bool.
+        reward: [T, B].
+        episode_return, episode_length: [T, B], of the episode up to and including this step.
+        actor_hidden: [C, n, B, H], at the start of each of C chunks.
+        last_inputs: [v, B, S], what critics see after the last step.
+        last_starts: [B] bool.
+        cut_inputs: [K, v, B, S], what critics saw when a time limit cut an episode, before the reset; up
+            to K times per environment. None where that cannot happen.
+        cut_step: [K, B] int, the step of that cut; T where the slot is unused.
+    """
+
+    obs: Array
+    critic_inputs: Array
+    action_mask: Array | None
+    alive: Array
+    action: Array
+    log_prob: Array
+    starts: Array
+    terminated: Array
+    done: Array
+    won: Array
+    reward: Array
+    episode_return: Array
+    episode_length: Array
+    actor_hidden: Array
+    last_inputs: Array
+    last_starts: Array
+    cut_inputs: Array | None
+    cut_step: Array | None
+
+
+def init_rollout(env: Environment, networks: ActorCritic, key: Array, num_envs: int) -> RolloutState:
+    """B environments, freshly reset."""
+    env_state, observation = batch_reset(env, jax.random.split(key, num_envs))
+    return RolloutState(
+        env_state=env_state,
+        observation=observation,
+        starts=jnp.ones(num_envs, bool),
+        actor_hidden=networks.initial_hidden(num_envs),
+        critic_hidden=networks.initial_hidden(num_envs),
+        episode_return=jnp.zeros(num_envs),
+        episode_length=jnp.zeros(num_envs, jnp.int32),
+    )
+
+
+def collect(
+    env: Environment,
+    networks: ActorCritic,
+    actor_params: Any,
+    state: RolloutState,
+    key: Array,
+    *,
+    rollout_length: int,
+    chunk_length: int,
+    critics_see_state: bool,
+    bootstrap_truncations: bool,
+) -> tuple[RolloutState, Trajectory]:
+    """Acts for T steps, sampling from the policies.
+
+    An environment whose episode ends goes on from one of B initial states, drawn anew for each iteration:
+    a fresh reset of every environment at every step would cost more than many environments' own step.
+
+    Args:
+        env: the environment.
+        networks: the networks.
+        actor_params: ``params["actor"]``.
+        state: where the environments stand; its ``critic_hidden`` is left as it is.
+        key: PRNG key.
+        rollout_length: T.
+        chunk_length: steps between two recorded recurrent states; divides T.
+        critics_see_state: critics see the global state (else their agent's observation).
+        bootstrap_truncations: tell truncations from terminations.
+    """
+    num_envs = state.starts.shape[0]
+    key, key_reset = jax.random.split(key)
+    fresh_state, fresh_observation = batch_reset(env, jax.random.split(key_reset, num_envs))
+
+    def critic_inputs(observation: Observation) -> Array:
+        return observation.global_state[None] if critics_see_state else observation.obs
+
+    cuts = None
+    if env.truncates and bootstrap_truncations:
+        # Two cuts of one environment lie at least a time limit apart.
+        slots = -(-rollout_length // (env.time_limit or 1))
+        inputs = critic_inputs(state.observation)
+        cuts = (
+            jnp.zeros((slots, *inputs.shape), inputs.dtype),
+            jnp.full((slots, num_envs), rollout_length),
+            jnp.zeros(num_envs, jnp.int32),
+        )
+
+    def act(carry: tuple[RolloutState, Any], inputs: tuple[Array, Array]):
+        s, cuts = carry
+        t, key = inputs
+        key_action, key_step, key_choice = jax.random.split(key, 3)
+        seen = s.observation
+        mask = seen.action_mask
+        distribution, hidden = networks.policy(
+            actor_params,
+            seen.obs[:, None],
+            None if mask is None else mask[:, None],
+            s.actor_hidden,
+            s.starts[None],
+        )
+        action = distribution.sample(key_action)
+        log_prob = distribution.log_prob(action)[:, 0]
+        action = action[:, 0]
+        env_state, observation, outcome = batch_step(
+            env, jax.random.split(key_step, num_envs), s.env_state, action
+        )
+        done = outcome.done
+        if cuts is not None:
+            cut_inputs, cut_step, count = cuts
+            slot = jnp.where(outcome.truncated, count, cut_inputs.shape[0])
+            at = (slot, slice(None), jnp.arange(num_envs))
+            cuts = (
+                cut_inputs.at[at].set(critic_inputs(observation).swapaxes(0, 1), mode="drop"),
+                cut_step.at[slot, jnp.arange(num_envs)].set(t, mode="drop"),
+                count + outcome.truncated,
+            )
+        choice = jax.random.randint(key_choice, (num_envs,), 0, num_envs)
+        env_state = jax.tree.map(
+            lambda new, old: jnp.where(
+                done.reshape((-1,) + (1,) * (old.ndim - 1)), new[choice], old
+            ),
+            fresh_state,
+            env_state,
+        )
+        fresh = Observation(
+            obs=fresh_observation.obs[:, choice],
+            global_state=fresh_observation.global_state[choice],
+            action_mask=None if mask is None else fresh_observation.action_mask[:, choice],
+            alive=fresh_observation.alive[:, choice],
+        )
+        episode_return = s.episode_return + outcome.reward
+        episode_length = s.episode_length + 1
+        record = {
+            "obs": seen.obs,
+            "critic_inputs": critic_inputs(seen),
+            "action_mask": mask,
+            "alive": seen.alive,
+            "action": action,
+            "log_prob": log_prob,
+            "starts": s.starts,
+            "terminated": outcome.terminated if bootstrap_truncations else done,
+            "done": done,
+            "won": outcome.won,
+            "reward": outcome.reward,
+            "episode_return": episode_return,
+            "episode_length": episode_length,
+        }
+        s = s.replace(
+            env_state=env_state,
+            observation=select_observation(done, fresh, observation),
+            starts=done,
+            actor_hidden=hidden[:, 0],
+            episode_return=jnp.where(done, 0.0, episode_return),
+            episode_length=jnp.where(done, 0, episode_length),
+        )
+        return (s, cuts), record
+
+    def chunk(carry: tuple[RolloutState, Any], inputs: tuple[Array, Array]):
+        hidden = carry[0].actor_hidden
+        carry, records = jax.lax.scan(act, carry, inputs)
+        return carry, (records, hidden)
+
+    steps = (jnp.arange(rollout_length), jax.random.split(key, rollout_length))
+    steps = jax.tree.map(lambda x: x.reshape((-1, chunk_length) + x.shape[1:]), steps)
+    (state, cuts), (records, hidden) = jax.lax.scan(chunk, (state, cuts), steps)
+    records = jax.tree.map(lambda x: x.reshape((rollout_length,) + x.shape[2:]), records)
+    return state, Trajectory(
+        **records,
+        actor_hidden=hidden,
+        last_inputs=critic_inputs(state.observation),
+        last_starts=state.starts,
+        cut_inputs=None if cuts is None else cuts[0],
+        cut_step=None if cuts is None else cuts[1],
+    )
+
+
+def evaluate_states(
+    networks: ActorCritic, critic_params: Any, trajectory: Trajectory, hidden: Array
+) -> tuple[Array, Array, Array, Array]:
+    """Values of a whole trajectory: one pass over all its states, one over those behind the ends.
+
+    Args:
+        networks: the networks.
+        critic_params: ``params["critic"]``.
+        trajectory: what was collected.
+        hidden: [n, B, H] the critics' states before the first step.
+
+    Returns:
+        - [n, T, B] values of the states acted in, in the critic's units.
+        - [n, T, B] values of the states that followed: the next one, or the one at which a time limit cut
+          the episode (undefined behind a termination).
+        - [n, T, B, H] recurrent states before each step.
+        - [n, B, H] recurrent states after the last.
+    """
+    inputs = trajectory.critic_inputs.swapaxes(0, 1)
+    values, states = networks.value(critic_params, inputs, hidden, trajectory.starts)
+    before = jnp.concatenate([hidden[:, None], states[:, :-1]], axis=1)
+    last = states[:, -1]
+    num_steps, num_envs = trajectory.reward.shape
+
+    ends, end_hidden, end_starts = trajectory.last_inputs, last, trajectory.last_starts
+    if trajectory.cut_inputs is not None:
+        # All the ends as one batch of (1 + K) * B states.
+        cut_step = jnp.minimum(trajectory.cut_step, num_steps - 1)
+        at_cut = states[:, cut_step, jnp.arange(num_envs)]
+        ends = jnp.concatenate([ends[None], trajectory.cut_inputs])
+        ends = ends.swapaxes(0, 1).reshape((ends.shape[1], -1, ends.shape[-1]))
+        end_hidden = jnp.concatenate([last[:, None], at_cut], axis=1)
+        end_hidden = end_hidden.reshape((last.shape[0], ends.shape[1], last.shape[-1]))
+        end_starts = jnp.concatenate([end_starts, jnp.zeros(cut_step.size, bool)])
+    end_values, _ = networks.value(critic_params, ends[:, None], end_hidden, end_starts[None])
+    end_values = end_values[:, 0]
+
+    following = jnp.concatenate([values[:, 1:], end_values[:, None, :num_envs]], axis=1)
+    if trajectory.cut_step is not None:
+        cut_values = end_values[:, num_envs:].reshape((-1, *trajectory.cut_step.shape))
+        following = following.at[:, trajectory.cut_step, jnp.arange(num_envs)].set(
+            cut_values, mode="drop"
+        )
+    return values, following, before, last

@@ -1,0 +1,205 @@
+"""Parameter sharing as a partition of the agents: data, not code.
+
+Every leaf of a network's parameters carries a leading axis of groups. An agent uses the weights of its
+group, separately for trunk and head: ``full`` is one group, ``none`` is n, ``partial`` one trunk and n
+heads. Everything that depends on who shares what stands in this file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from fp3o_jax.config import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Sharing:
+    """Which group of parameters each agent uses, and how the groups are optimised.
+
+    Agents tied to one another through trunk or head form a component: it has one optimiser, with its own
+    gradient clipping.
+
+    Attributes:
+        trunk: [n] group of each agent's trunk, and of its critic.
+        head: [n] group of each agent's policy head.
+    """
+
+    trunk: tuple[int, ...]
+    head: tuple[int, ...]
+
+    @property
+    def num_agents(self) -> int:
+        return len(self.trunk)
+
+    @property
+    def critic(self) -> Sharing:
+        """Sharing of the critics, whose heads are shared as their trunks are."""
+        return Sharing(self.trunk, self.trunk)
+
+    @property
+    def pooled(self) -> bool:
+        """Whether a component's loss is one mean over all its samples (everything is shared), rather than
+        the mean over agents of each agent's mean (its policy heads differ)."""
+        return self.trunk == self.head
+
+    @property
+    def component(self) -> tuple[int, ...]:
+        """[n] component of each agent."""
+        label = list(range(self.num_agents))
+        for groups in (self.trunk, self.head):
+            for group in set(groups):
+                tied = {label[i] for i, g in enumerate(groups) if g == group}
+                label = [min(tied) if c in tied else c for c in label]
+        return _number(label)
+
+    def component_of(self, part: str) -> np.ndarray:
+        """[G] component that each group of ``trunk`` or ``head`` belongs to."""
+        groups = getattr(self, part)
+        return np.array([self.component[groups.index(g)] for g in range(max(groups) + 1)])
+
+    def head_lr_scale(self, owned: int) -> np.ndarray:
+        """[G] factor on the learning rate of each policy head, with ``owned`` agents in one stage.
+
+        The mean over agents divides a head's gradient by the number of agents it runs over; the factor
+        undoes that. 1 where the loss is pooled.
+        """
+        sizes = np.bincount(self.component)[self.component_of("head")]
+        if self.pooled:
+            return np.ones(len(sizes))
+        return np.maximum(1.0, np.minimum(sizes, owned) / np.bincount(self.head))
+
+
+def make_sharing(
+    sharing: str,
+    agent_types: Sequence[Hashable] | None,
+    num_agents: int,
+    trunk_groups: Sequence[int] | None = None,
+    head_groups: Sequence[int] | None = None,
+) -> Sharing:
+    """The partition that a ``Config.sharing`` names.
+
+    Args:
+        sharing: full, partial, none, by_type or groups.
+        agent_types: [n] the type of each agent; None where types change from episode to episode.
+        num_agents: n.
+        trunk_groups: [n] for sharing=groups.
+        head_groups: [n] for sharing=groups; the trunk's by default.
+
+    Raises:
+        ConfigError: groups are not one number per agent, or there are no fixed types.
+    """
+    one, each = (0,) * num_agents, tuple(range(num_agents))
+    if sharing == "full":
+        return Sharing(one, one)
+    if sharing == "partial":
+        return Sharing(one, each)
+    if sharing == "none":
+        return Sharing(each, each)
+    if sharing == "by_type":
+        if agent_types is None:
+            raise ConfigError(
+                "sharing='by_type' needs agents whose types are fixed, and this environment draws new ones "
+                "in each episode: use 'full', 'partial' or 'none'"
+            )
+        types = _number(agent_types)
+        return Sharing(types, types)
+    chosen = {"trunk_groups": trunk_groups, "head_groups": head_groups or trunk_groups}
+    for name, groups in chosen.items():
+        if groups is None or len(groups) != num_agents:
+            raise ConfigError(f"{name}={groups!r} must hold one group for each of {num_agents} agents")
+    return Sharing(_number(chosen["trunk_groups"]), _number(chosen["head_groups"]))
+
+
+def _number(labels: Sequence[Hashable]) -> tuple[int, ...]:
+    """Labels as 0, 1, 2, ... in the order of first appearance."""
+    seen: dict[Hashable, int] = {}
+    return tuple(seen.setdefault(label, len(seen)) for label in labels)
+
+
+def take(x: Any, agents: Array | None) -> Any:
+    """Rows of ``agents`` [P] from every leaf [n, ...] of ``x``; all of them if ``agents`` is None."""
+    return x if agents is None else jax.tree.map(lambda leaf: jnp.asarray(leaf)[agents], x)
+
+
+def apply_grouped(
+    fn: Callable[..., Any],
+    params: Any,
+    groups: Sequence[int],
+    agents: Array | None,
+    *inputs: Any,
+    in_axes: Sequence[int | None] | None = None,
+) -> Any:
+    """``fn(params of its group, *inputs of the agent)`` for each of P agents.
+
+    One group becomes one large matrix product over all agents' samples, a group for each agent a batched
+    product without any gather.
+
+    Args:
+        fn: function of one agent's parameters and inputs.
+        params: pytree, leaves [G, ...].
+        groups: [n] group of each agent.
+        agents: [P] int, or None for all n agents in order.
+        *inputs: pytrees, leaves [P, ...].
+        in_axes: 0 or None (the same for all agents) per input; 0 by default.
+
+    Returns:
+        The results of ``fn``, stacked: leaves [P, ...].
+    """
+    in_axes = tuple(in_axes) if in_axes is not None else (0,) * len(inputs)
+    num_groups = max(groups) + 1
+    chex.assert_tree_shape_prefix(params, (num_groups,))
+    if num_groups == 1:
+        shared = jax.tree.map(lambda leaf: leaf[0], params)
+        return jax.vmap(fn, in_axes=(None, *in_axes))(shared, *inputs)
+    if tuple(groups) != tuple(range(len(groups))) or agents is not None:
+        params = take(params, take(np.array(groups), agents))
+    return jax.vmap(fn, in_axes=(0, *in_axes))(params, *inputs)
+
+
+def reduce_loss(
+    x: Array,
+    mask: Array,
+    kept: Array,
+    component: Sequence[int],
+    pooled: bool,
+    agents: Array | None,
+) -> Array:
+    """A loss per sample, reduced to the scalar that is minimised: the sum over components.
+
+    Pooled components contribute one masked mean over all their samples, the others the mean over their
+    agents of each agent's masked mean.
+
+    Args:
+        x: [P, ...] loss of each sample.
+        mask: [P, ...] 1 where the sample counts.
+        kept: [P] 1 where the pipeline runs, else 0.
+        component: [n] component of each agent.
+        pooled: how a component's agents are averaged.
+        agents: [P] agent of each row, or None for all in order.
+    """
+    chex.assert_equal_shape([x, mask])
+    axes = tuple(range(1, x.ndim))
+    rows = take(np.array(component), agents)
+
+    def total(per_agent: Array) -> Array:
+        return jnp.zeros(max(component) + 1, x.dtype).at[rows].add(per_agent)
+
+    sums, counts = (x * mask).sum(axes) * kept, mask.sum(axes) * kept
+    if pooled:
+        return (total(sums) / jnp.maximum(total(counts), 1.0)).sum()
+    means = sums / jnp.maximum(counts, 1.0)
+    return (total(means) / jnp.maximum(total(kept), 1.0)).sum()
+
+
+def active_groups(groups: Sequence[int], kept: Array, agents: Array | None) -> Array:
+    """[G] 1 for the groups of parameters that a running pipeline optimises, else 0."""
+    owners = take(np.array(groups), agents)
+    return jnp.zeros(max(groups) + 1, kept.dtype).at[owners].max(kept)

@@ -1,0 +1,282 @@
+"""``make_train(config) -> train(key)``: init, then a scan of rollout and update. Reads like the paper."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import Array
+
+from fp3o_jax import normalization, optimizer, xla
+from fp3o_jax.advantages import gae, normalize_advantages
+from fp3o_jax.config import Config, ConfigError, Hyperparams
+from fp3o_jax.envs import Environment, make_env
+from fp3o_jax.losses import explained_variance
+from fp3o_jax.networks import ActorCritic
+from fp3o_jax.normalization import ValueNorm
+from fp3o_jax.rollout import RolloutState, Trajectory, collect, evaluate_states, init_rollout
+from fp3o_jax.schedules import CONDITIONS, make_schedule
+from fp3o_jax.sharing import make_sharing
+from fp3o_jax.update import Batch, Metrics, make_update
+
+
+@struct.dataclass
+class TrainState:
+    """Everything needed to go on, to act, or to be saved.
+
+    Attributes:
+        params: ``{"actor", "critic"}``, each ``{"trunk", "head"}``, leaves [G, ...].
+        opt_state: Adam statistics in the same layout.
+        value_norm: running statistics of the value targets.
+        rollout: where the environments stand.
+        key: PRNG key of the next iteration.
+        num_updates: iterations done.
+        episodes: means over the latest iteration in which an episode ended: ``episode_return``,
+            ``episode_length``, ``win_rate``; NaN before the first.
+        hyperparams: the continuous settings of this run.
+    """
+
+    params: Any
+    opt_state: Any
+    value_norm: ValueNorm
+    rollout: RolloutState
+    key: Array
+    num_updates: Array
+    episodes: Metrics
+    hyperparams: Hyperparams
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trainer:
+    """A training run as pure functions: ``jit``, ``vmap`` over keys and ``shard_map`` as you like.
+
+    Attributes:
+        config: the validated settings.
+        env: the environment.
+        networks: the networks.
+    """
+
+    config: Config
+    env: Environment
+    networks: ActorCritic
+
+    def __call__(
+        self, key: Array, hyperparams: Hyperparams | Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Trains for ``config.num_updates`` iterations.
+
+        Args:
+            key: PRNG key, of either style.
+            hyperparams: continuous settings that replace those of the config; a pytree, so a grid of them
+                is a ``vmap``.
+
+        Returns:
+            ``state``: the final :class:`TrainState`; ``metrics``: dict of arrays [num_updates, ...].
+        """
+        state, metrics = jax.lax.scan(
+            lambda state, _: self.update(state),
+            self.init(key, hyperparams),
+            length=self.config.num_updates,
+        )
+        return {"state": state, "metrics": metrics}
+
+    def init(
+        self, key: Array, hyperparams: Hyperparams | Mapping[str, Any] | None = None
+    ) -> TrainState:
+        """The state before the first iteration."""
+        key, key_params, key_envs = jax.random.split(key, 3)
+        params = self.networks.init(key_params)
+        hyperparams = self.config.hyperparams.override(hyperparams)
+        names = ["episode_return", "episode_length"] + ["win_rate"] * self.env.reports_wins
+        return TrainState(
+            params=params,
+            opt_state={part: optimizer.init(params[part]) for part in params},
+            value_norm=normalization.init(max(self.networks.sharing.trunk) + 1),
+            rollout=init_rollout(self.env, self.networks, key_envs, self.config.num_envs),
+            key=key,
+            num_updates=jnp.zeros((), jnp.int32),
+            episodes={name: jnp.full((), jnp.nan) for name in names},
+            hyperparams=jax.tree.map(jnp.float32, hyperparams),
+        )
+
+    def update(self, state: TrainState) -> tuple[TrainState, Metrics]:
+        """One iteration: rollout, advantages, pipeline update."""
+        config, networks = self.config, self.networks
+        key, key_rollout, key_schedule, key_update = jax.random.split(state.key, 4)
+        rollout, trajectory = collect(
+            self.env,
+            networks,
+            state.params["actor"],
+            state.rollout,
+            key_rollout,
+            rollout_length=config.rollout_length,
+            chunk_length=config.sequence_length,
+            critics_see_state=config.algorithm != "ippo",
+            bootstrap_truncations=config.bootstrap_truncations,
+        )
+        batch, value_norm, critic_hidden, fit = self._batch(state, trajectory)
+        schedule = make_schedule(
+            config.algorithm, self.env.num_agents, config.selection, config.advantage_split
+        )(key_schedule)
+        fraction = 1.0
+        if config.lr_schedule == "linear":
+            fraction = 1.0 - state.num_updates / config.num_updates
+        params, opt_state, metrics = make_update(
+            networks,
+            epochs=config.epochs,
+            num_minibatches=config.num_minibatches,
+            condition=CONDITIONS[config.condition],
+            head_lr_scale=config.head_lr_scale,
+        )(state.params, state.opt_state, batch, schedule, key_update, state.hyperparams, fraction)
+
+        episodes, ended = _episode_metrics(trajectory, state.episodes)
+        num_updates = state.num_updates + 1
+        # A long run counts past int32: a float then, exact to seven digits.
+        total = config.num_updates * config.steps_per_update
+        counter = jnp.int32 if total < 2**31 else jnp.float32
+        metrics |= episodes | {
+            "episodes": ended,
+            "explained_variance": fit,
+            "env_steps": num_updates.astype(counter) * config.steps_per_update,
+        }
+        state = state.replace(
+            params=params,
+            opt_state=opt_state,
+            value_norm=value_norm,
+            rollout=rollout.replace(critic_hidden=critic_hidden),
+            key=key,
+            num_updates=num_updates,
+            episodes=episodes,
+        )
+        return state, metrics
+
+    def _batch(
+        self, state: TrainState, trajectory: Trajectory
+    ) -> tuple[Batch, ValueNorm, Array, Array]:
+        """Advantages and value targets; everything as sequences, agents first.
+
+        Returns:
+            The batch, the value statistics after it, the critics' recurrent states [n, B, H] after the
+            last step, and the explained variance of the old values.
+        """
+        config, hp = self.config, state.hyperparams
+        groups = jnp.array(self.networks.sharing.trunk)
+        value, following, hidden, critic_hidden = evaluate_states(
+            self.networks, state.params["critic"], trajectory, state.rollout.critic_hidden
+        )
+        mean, std = (x[:, None, None] for x in normalization.moments(state.value_norm, groups))
+        real_value = value * std + mean
+        advantage = gae(
+            trajectory.reward,
+            real_value,
+            following * std + mean,
+            trajectory.terminated,
+            trajectory.done,
+            hp.gamma,
+            hp.gae_lambda,
+        )
+        target = advantage + real_value
+        alive = trajectory.alive.swapaxes(0, 1).astype(advantage.dtype)
+        fit = explained_variance(real_value, target, alive)
+        value_norm = state.value_norm
+        if config.normalize_values:
+            value_norm = normalization.update(value_norm, target, alive, groups)
+            mean, std = (x[:, None, None] for x in normalization.moments(value_norm, groups))
+
+        length = config.sequence_length
+
+        def from_agents(x: Array) -> Array:
+            """[n, T, B] -> [n, L, N]"""
+            x = x.reshape((x.shape[0], -1, length) + x.shape[2:]).swapaxes(1, 2)
+            return x.reshape((x.shape[0], length, -1) + x.shape[4:])
+
+        def from_time(x: Array | None) -> Array | None:
+            """[T, n, B, ...] -> [n, L, N, ...]"""
+            return None if x is None else from_agents(x.swapaxes(0, 1))
+
+        def chunk_starts(x: Array) -> Array:
+            """[n, C, B, H] -> [n, N, H]"""
+            return x.reshape((x.shape[0], x.shape[1] * x.shape[2], x.shape[-1]))
+
+        batch = Batch(
+            obs=from_time(trajectory.obs),
+            critic_inputs=from_time(trajectory.critic_inputs),
+            action_mask=from_time(trajectory.action_mask),
+            alive=from_agents(alive),
+            starts=from_agents(trajectory.starts[None])[0],
+            action=from_time(trajectory.action),
+            log_prob=from_time(trajectory.log_prob),
+            advantage=from_agents(normalize_advantages(advantage, alive)),
+            value=from_agents(value),
+            target=from_agents((target - mean) / std),
+            actor_hidden=chunk_starts(trajectory.actor_hidden.swapaxes(0, 1)),
+            critic_hidden=chunk_starts(hidden[:, ::length]),
+        )
+        return batch, value_norm, critic_hidden, fit
+
+
+def make_train(config: Config | Mapping[str, Any], env: Any = None) -> Trainer:
+    """The training function of a config: pure, ``jit``-able, ``vmap``-able over keys.
+
+    Args:
+        config: a :class:`Config`, or a mapping of its fields.
+        env: a ``jaxmarl`` environment object or an :class:`Environment`, in place of ``config.env``.
+
+    Returns:
+        ``train(key, hyperparams=None) -> {"state", "metrics"}``, with ``train.init`` and ``train.update``
+        to run it piece by piece.
+
+    Raises:
+        ConfigError: settings that cannot be used, or that do not fit the environment. Raised here, before
+            anything is compiled.
+    """
+    if not isinstance(config, Config):
+        config = Config.from_dict(config)
+    environment = make_env(config.env, config.env_kwargs) if env is None else make_env(env)
+    if config.algorithm != "ippo" and environment.state_size == 0:
+        raise ConfigError(
+            f"env={environment.name!r} has no global state, which the critics of "
+            f"algorithm={config.algorithm!r} need: give it `obs['world_state']` or a method "
+            "`get_world_state(state)`, or use algorithm='ippo'"
+        )
+    n = environment.num_agents
+    if isinstance(config.advantage_split, tuple) and len(config.advantage_split) != n:
+        raise ConfigError(
+            f"advantage_split={config.advantage_split!r} must hold one weight for each of the {n} pipelines "
+            f"of {environment.name!r}"
+        )
+    xla.warn_if_unprotected()
+    networks = ActorCritic(
+        sharing=make_sharing(
+            config.sharing, environment.agent_types, n, config.trunk_groups, config.head_groups
+        ),
+        obs_sizes=environment.obs_sizes,
+        critic_sizes=(
+            environment.obs_sizes if config.algorithm == "ippo" else (environment.state_size,) * n
+        ),
+        action_sizes=environment.action_sizes,
+        discrete=environment.discrete,
+        hidden_size=config.hidden_size,
+        recurrent=config.recurrent,
+        agent_id=config.agent_id,
+    )
+    return Trainer(config, environment, networks)
+
+
+def _episode_metrics(trajectory: Trajectory, previous: Metrics) -> tuple[Metrics, Array]:
+    """Means over the episodes that ended; where none did, the previous ones. And how many ended."""
+    ended = trajectory.done.sum()
+    sums = {
+        "episode_return": (trajectory.episode_return * trajectory.done).sum(),
+        "episode_length": (trajectory.episode_length * trajectory.done).sum(),
+        "win_rate": trajectory.won.sum(),
+    }
+    means = {
+        name: jnp.where(ended > 0, sums[name] / jnp.maximum(ended, 1), old)
+        for name, old in previous.items()
+    }
+    return means, ended

@@ -1,0 +1,59 @@
+"""Guard against a deadlock of XLA's CPU backend in jaxlib 0.10.
+
+A jitted scan that holds batched matrix products (weights of each agent's own, or a ``vmap`` over seeds)
+can stop for ever in the thread pool of the concurrency-optimised CPU scheduler: CPU use falls to 0 and
+``block_until_ready`` never returns. Switching that scheduler off costs no speed here and ends it. Later
+jaxlib does not need it; the flag concerns the CPU backend alone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import warnings
+from importlib import metadata
+
+FLAG = "xla_cpu_enable_concurrency_optimized_scheduler"
+# XLA ends the process at a flag that it does not know, so it is set for the versions known to have it.
+AFFECTED = re.compile(r"0\.10\.")
+
+_in_time = True
+
+
+def needs_guard() -> bool:
+    """Whether the installed jaxlib is one that can deadlock."""
+    return AFFECTED.match(metadata.version("jaxlib")) is not None
+
+
+def guard() -> None:
+    """Adds the flag to ``XLA_FLAGS``, behind what is there; a choice that the user made is kept.
+
+    Called when the package is imported, since XLA reads the variable when its first device starts.
+    """
+    global _in_time
+    flags = os.environ.get("XLA_FLAGS", "")
+    if FLAG in flags or not needs_guard():
+        return
+    _in_time = not _devices_started()
+    if _in_time:
+        os.environ["XLA_FLAGS"] = f"{flags} --{FLAG}=false".strip()
+
+
+def warn_if_unprotected() -> None:
+    """Tells the user what to do where the package was imported after JAX had started its CPU device."""
+    import jax
+
+    if not _in_time and jax.default_backend() == "cpu":
+        warnings.warn(
+            f"JAX's CPU device was started before fp3o_jax was imported, and jaxlib "
+            f"{metadata.version('jaxlib')} can hang there with per-agent networks or several seeds. Import "
+            f"fp3o_jax first, or set XLA_FLAGS=--{FLAG}=false before the program starts.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+def _devices_started() -> bool:
+    bridge = sys.modules.get("jax._src.xla_bridge")
+    return bridge is not None and bridge.backends_are_initialized()
