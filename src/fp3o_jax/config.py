@@ -10,7 +10,6 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping
-from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, get_args
 
 Algorithm = Literal["fp3o", "mappo", "ippo", "happo"]
@@ -74,7 +73,9 @@ class Config:
 
     env: str = "smax/3m"
     """environment as family/task: smax/<map>, mabrax/<robot>, mpe/<task>, matrix/<game>; `fp3o list` names them all"""
-    env_kwargs: Mapping[str, bool | int | float | str] = dataclasses.field(default_factory=dict)
+    env_kwargs: Mapping[str, bool | int | float | str] = dataclasses.field(
+        default_factory=dict, hash=False
+    )
     """options handed to the environment, e.g. num_agents 4"""
 
     algorithm: Algorithm = "fp3o"
@@ -146,7 +147,7 @@ class Config:
     """independent runs trained side by side in one program"""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "env_kwargs", MappingProxyType(dict(self.env_kwargs)))
+        object.__setattr__(self, "env_kwargs", dict(self.env_kwargs))
         for name in ("trunk_groups", "head_groups", "advantage_split"):
             value = getattr(self, name)
             if isinstance(value, list):
@@ -297,3 +298,36 @@ def _nearest_divisors(total: int, wanted: int) -> str:
     below = next((d for d in range(min(wanted, total), 0, -1) if total % d == 0), 1)
     above = next(d for d in range(min(wanted, total), total + 1) if total % d == 0)
     return " or ".join(str(d) for d in sorted({below, above}))
+
+
+class Preset(NamedTuple):
+    """A config by name."""
+
+    summary: str
+    config: Config
+
+
+_SMAC_REFERENCE = Config(
+    total_env_steps=5_000_000,
+    num_envs=8,
+    rollout_length=400,
+    recurrent=True,
+    chunk_length=10,
+    actor_lr=5e-4,
+    critic_lr=5e-4,
+)
+
+PRESETS: dict[str, Preset] = {
+    "smax-3m": Preset(
+        "SMAX 3m, tuned for many environments: about two minutes on two cores",
+        Config(
+            actor_lr=2e-3,
+            critic_lr=2e-3,
+            lr_schedule="linear",
+            epochs=3,
+            num_minibatches=2,
+            max_grad_norm=0.5,
+        ),
+    ),
+    "smax-reference": Preset("SMAX with the settings of the FP3O reference for SMAC", _SMAC_REFERENCE),
+}

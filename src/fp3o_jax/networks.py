@@ -226,7 +226,7 @@ class ActorCritic:
         self._trunk = Trunk(hidden_size, recurrent)
         head = CategoricalHead if discrete else GaussianHead
         self._policy_head = head(self.max_actions)
-        self._value_head = nn.Dense(1, kernel_init=initializers.orthogonal(1.0), name="value")
+        self._value_head = nn.Dense(1, kernel_init=initializers.orthogonal(1.0))
         shares = agent_id and len(set(sharing.trunk)) < self.num_agents
         self._ids = np.eye(self.num_agents, dtype=np.float32)[:, : self.num_agents if shares else 0]
         self._obs_mask = _prefix_masks(obs_sizes)

@@ -21,7 +21,7 @@ from fp3o_jax.normalization import ValueNorm
 from fp3o_jax.rollout import RolloutState, Trajectory, collect, evaluate_states, init_rollout
 from fp3o_jax.schedules import CONDITIONS, make_schedule
 from fp3o_jax.sharing import make_sharing
-from fp3o_jax.update import Batch, Metrics, make_update
+from fp3o_jax.update import Batch, Metrics, as_sequences, chunk_starts, make_update
 
 
 @struct.dataclass
@@ -189,32 +189,23 @@ class Trainer:
 
         length = config.sequence_length
 
-        def from_agents(x: Array) -> Array:
-            """[n, T, B] -> [n, L, N]"""
-            x = x.reshape((x.shape[0], -1, length) + x.shape[2:]).swapaxes(1, 2)
-            return x.reshape((x.shape[0], length, -1) + x.shape[4:])
-
-        def from_time(x: Array | None) -> Array | None:
+        def sequences(x: Array | None) -> Array | None:
             """[T, n, B, ...] -> [n, L, N, ...]"""
-            return None if x is None else from_agents(x.swapaxes(0, 1))
-
-        def chunk_starts(x: Array) -> Array:
-            """[n, C, B, H] -> [n, N, H]"""
-            return x.reshape((x.shape[0], x.shape[1] * x.shape[2], x.shape[-1]))
+            return None if x is None else as_sequences(x.swapaxes(0, 1), length)
 
         batch = Batch(
-            obs=from_time(trajectory.obs),
-            critic_inputs=from_time(trajectory.critic_inputs),
-            action_mask=from_time(trajectory.action_mask),
-            alive=from_agents(alive),
-            starts=from_agents(trajectory.starts[None])[0],
-            action=from_time(trajectory.action),
-            log_prob=from_time(trajectory.log_prob),
-            advantage=from_agents(normalize_advantages(advantage, alive)),
-            value=from_agents(value),
-            target=from_agents((target - mean) / std),
-            actor_hidden=chunk_starts(trajectory.actor_hidden.swapaxes(0, 1)),
-            critic_hidden=chunk_starts(hidden[:, ::length]),
+            obs=sequences(trajectory.obs),
+            critic_inputs=sequences(trajectory.critic_inputs),
+            action_mask=sequences(trajectory.action_mask),
+            alive=as_sequences(alive, length),
+            starts=as_sequences(trajectory.starts[None], length)[0],
+            action=sequences(trajectory.action),
+            log_prob=sequences(trajectory.log_prob),
+            advantage=as_sequences(normalize_advantages(advantage, alive), length),
+            value=as_sequences(value, length),
+            target=as_sequences((target - mean) / std, length),
+            actor_hidden=chunk_starts(trajectory.actor_hidden.swapaxes(0, 1), 1),
+            critic_hidden=chunk_starts(hidden, length),
         )
         return batch, value_norm, critic_hidden, fit
 

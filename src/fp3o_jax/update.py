@@ -77,6 +77,18 @@ class Batch:
         return jax.tree.map(lambda x, axis: jnp.take(x, index, axis=axis), self, axes)
 
 
+def as_sequences(x: Array, length: int) -> Array:
+    """Cuts the time axis into chunks: [n, T, B, ...] -> [n, L, N, ...] with N = T / L * B."""
+    n, steps, num_envs = x.shape[:3]
+    chunks = x.reshape((n, steps // length, length, num_envs) + x.shape[3:]).swapaxes(1, 2)
+    return chunks.reshape((n, length, steps // length * num_envs) + x.shape[3:])
+
+
+def chunk_starts(hidden: Array, length: int) -> Array:
+    """The recurrent states before each sequence: [n, T, B, H] before each step -> [n, N, H]."""
+    return as_sequences(hidden, length)[:, 0]
+
+
 def make_update(
     networks: ActorCritic,
     *,

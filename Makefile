@@ -1,0 +1,44 @@
+# Two commands: `make train` and `make test`. Both set everything up in .venv first.
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help setup train test lint lock clean
+
+help: ## what there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(INSTALLED) ## create .venv with the locked dependencies and the package
+
+# The newest suitable Python: 3.12 gets a newer JAX than 3.11. Set PYTHON to choose another.
+$(INSTALLED): requirements.lock pyproject.toml
+	@set -e; found=; \
+	for candidate in $(PYTHON) python3.12 "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.12.*/bin/python3 python3 python3.11; do \
+	  if "$$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1; \
+	  then found=$$candidate; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then echo "No Python 3.11 or 3.12 with venv was found; set PYTHON=/path/to/python3" >&2; exit 1; fi; \
+	echo "Setting up $(VENV) with $$("$$found" --version), a few minutes the first time"; \
+	"$$found" -m venv --clear $(VENV); \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .; \
+	touch $(INSTALLED)
+
+train: setup ## train FP3O on SMAX 3m, evaluate it, and write runs/
+	@$(BIN)/fp3o train smax-3m $(ARGS)
+
+test: setup ## run the test suite
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: setup ## check style
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+# gymnax is held where it still admits the JAX that JaxMARL runs on.
+lock: setup ## resolve the dependencies anew (needs uv)
+	@echo 'gymnax>=1.0' | uv pip compile --universal --python-version 3.11 --extra dev --no-header \
+	  --no-annotate --quiet --constraints - pyproject.toml -o requirements.lock
+	@sed -i '1i # Locked dependencies for Python 3.11 and 3.12, CPU JAX, tests and lint included. Made by `make lock`.' requirements.lock
+
+clean: ## remove .venv and caches
+	@rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

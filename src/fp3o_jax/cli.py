@@ -1,0 +1,74 @@
+"""``fp3o``: the command line, made from the config dataclass."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from fp3o_jax.config import PRESETS, Config, ConfigError, unknown
+from fp3o_jax.runs import RunOptions, run_training
+
+DESCRIPTION = """\
+Train teams of agents with FP3O, MAPPO, IPPO or HAPPO, end to end in JAX.
+
+  fp3o train smax-3m                          a preset (fp3o list names them)
+  fp3o train smax-3m --sharing none --seed 1  ... with some settings changed
+  fp3o train --env mpe/simple_spread          from the defaults
+  fp3o train --help                           every setting
+"""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status (2 for settings that cannot be used)."""
+    args = list(sys.argv[1:] if args is None else args)
+    try:
+        default = Config()
+        if args[:1] == ["train"] and len(args) > 1 and not args[1].startswith("-"):
+            preset = args.pop(1)
+            if preset not in PRESETS:
+                raise unknown("preset", preset, PRESETS)
+            default = PRESETS[preset].config
+        commands = {"train": _train_command(default), "list": list_names}
+        tyro.extras.subcommand_cli_from_dict(
+            commands, prog="fp3o", description=DESCRIPTION, args=args or ["--help"]
+        )
+    except ConfigError as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        return 2
+    return 0
+
+
+def _train_command(default: Config):
+    def train(
+        config: Annotated[Config, tyro.conf.arg(name="")] = default,
+        options: Annotated[RunOptions, tyro.conf.arg(name="")] = RunOptions(),  # noqa: B008 (frozen)
+    ) -> None:
+        """Train, evaluate and write a run directory: `fp3o train [PRESET] [settings]`."""
+        run_training(config, options)
+
+    return train
+
+
+def list_names() -> None:
+    """Name the presets and the environments."""
+    from fp3o_jax.envs import available
+
+    console = Console()
+    table = Table(title="presets: fp3o train PRESET")
+    table.add_column("preset")
+    table.add_column("what it is")
+    for name, preset in PRESETS.items():
+        table.add_row(name, preset.summary)
+    console.print(table)
+    console.print("environments: fp3o train --env ENV")
+    for name in available():
+        console.print(f"  {name}", highlight=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,191 @@
+"""Reading the reference's recorded updates, and its weights in our layout."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fp3o_jax.advantages import gae, normalize_advantages
+from fp3o_jax.config import Hyperparams
+from fp3o_jax.networks import ActorCritic
+from fp3o_jax.schedules import Schedule
+from fp3o_jax.sharing import make_sharing
+from fp3o_jax.update import Batch, as_sequences, chunk_starts
+
+FOLDER = Path(__file__).parent / "golden"
+FILES = sorted(FOLDER.glob("*.npz"))
+
+_LINEAR = {"weight": ("kernel", True), "bias": ("bias", False)}
+_NORM = {"weight": ("scale", False), "bias": ("bias", False)}
+# The reference's module -> ours.
+_TRUNK = {
+    "base.feature_norm": ("input_norm", _NORM),
+    "base.mlp.fc1.0": ("", {"weight": ("dense_0", True), "bias": ("bias_0", False)}),
+    "base.mlp.fc1.2": ("norm_0", _NORM),
+    "base.mlp.fc2.0.0": ("dense_1", _LINEAR),
+    "base.mlp.fc2.0.2": ("norm_1", _NORM),
+    "rnn.rnn": (
+        "gru",
+        {
+            "weight_ih_l0": ("w_input", True),
+            "weight_hh_l0": ("w_hidden", True),
+            "bias_ih_l0": ("b_input", False),
+            "bias_hh_l0": ("b_hidden", False),
+        },
+    ),
+    "rnn.norm": ("norm_gru", _NORM),
+}
+_HEAD = {
+    "action_out.linear": ("logits", _LINEAR),
+    "action_out.fc_mean": ("mean", _LINEAR),
+    "action_out": ("", {"log_std": ("log_std", False)}),
+}
+_VALUE = {"v_out": ("", _LINEAR)}
+
+
+def _read(data, prefix: str, modules: dict) -> dict:
+    tree: dict = {}
+    for module, (name, leaves) in modules.items():
+        for leaf, (target, transpose) in leaves.items():
+            key = f"{prefix}{module}.{leaf}"
+            if key in data:
+                value = data[key].T if transpose else data[key]
+                (tree.setdefault(name, {}) if name else tree)[target] = value
+    return tree
+
+
+def _stack(trees: list[dict]) -> dict:
+    return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(x) for x in leaves]), *trees)
+
+
+class Golden:
+    """One recorded update."""
+
+    def __init__(self, path: Path):
+        self.data = np.load(path)
+        self.meta = json.loads(str(self.data["meta"]))
+        self.n = self.data["logp_old"].shape[-1]
+        self.kind = self.meta["kind"]
+        self.discrete = "discrete" in self.meta["action"]
+        self.length = self.meta.get("rec", 1)
+        self.networks = ActorCritic(
+            sharing=make_sharing(self.kind, None, self.n),
+            obs_sizes=(self.agents("obs").shape[-1],) * self.n,
+            critic_sizes=(self.agents("share_obs").shape[-1],) * self.n,
+            action_sizes=(self.params("init")["actor"]["head"][self._head]["bias"].shape[-1],) * self.n,
+            discrete=self.discrete,
+            hidden_size=self.data["init/actor0/base.mlp.fc1.0.bias"].shape[0],
+            recurrent="rec" in self.meta,
+            agent_id=False,
+        )
+
+    @property
+    def _head(self) -> str:
+        return "logits" if self.discrete else "mean"
+
+    def agents(self, name: str) -> np.ndarray:
+        """[n, T or T+1, B, ...] of one field of the batch."""
+        return np.stack([self.data[f"batch/agent{i}/{name}"] for i in range(self.n)])
+
+    def params(self, when: str) -> dict:
+        """The weights at ``init``, ``stage0`` or ``stage1``, in our layout."""
+        count = self.n if self.kind == "none" else 1
+        actors = [f"{when}/actor{j}/" for j in range(count)]
+        critics = [f"{when}/critic{j}/" for j in range(count)]
+        if self.kind == "partial":
+            heads = [f"{actors[0]}act.{i}." for i in range(self.n)]
+        else:
+            heads = [f"{actor}act." for actor in actors]
+        return {
+            "actor": {
+                "trunk": _stack([_read(self.data, a, _TRUNK) for a in actors]),
+                "head": _stack([_read(self.data, h, _HEAD) for h in heads]),
+            },
+            "critic": {
+                "trunk": _stack([_read(self.data, c, _TRUNK) for c in critics]),
+                "head": _stack([_read(self.data, c, _VALUE) for c in critics]),
+            },
+        }
+
+    def log_probs(self, name: str) -> np.ndarray:
+        """[n, T, B] of a recorded [T, B, n]."""
+        return np.moveaxis(self.data[name], -1, 0)
+
+    @property
+    def hyperparams(self) -> Hyperparams:
+        m = self.meta
+        return Hyperparams(
+            actor_lr=m["lr"],
+            critic_lr=m["critic_lr"],
+            clip_eps=m["clip"],
+            entropy_coef=m["entropy"],
+            value_coef=m.get("value_coef", 1.0),
+            gamma=m["gamma"],
+            gae_lambda=m["lam"],
+            max_grad_norm=m["max_grad_norm"],
+            huber_delta=m["huber"],
+        )
+
+    @property
+    def schedule(self) -> Schedule:
+        """FP3O's schedule with the order that was drawn."""
+        owners = jnp.asarray(self.data["order"])
+        others = ~jax.nn.one_hot(owners[1], self.n, dtype=bool)
+        return Schedule(
+            owners=owners,
+            weights=jnp.stack([jnp.zeros_like(others), others]),
+            gated=jnp.array([False, True]),
+            scale=jnp.ones(owners.shape),
+        )
+
+    def advantages(self) -> np.ndarray:
+        """[n, T, B] from rewards, values and masks; every end of an episode is a termination here."""
+        values = self.agents("value_preds")[..., 0]
+        done = self.agents("masks")[0, 1:, :, 0] == 0
+        return gae(
+            jnp.asarray(self.agents("rewards")[0, ..., 0]),
+            jnp.asarray(values[:, :-1]),
+            jnp.asarray(values[:, 1:]),
+            jnp.asarray(done),
+            jnp.asarray(done),
+            self.meta["gamma"],
+            self.meta["lam"],
+        )
+
+    def batch(self) -> Batch:
+        steps = self.data["logp_old"].shape[0]
+
+        def sequences(x) -> jax.Array:
+            return as_sequences(jnp.asarray(x), self.length)
+
+        def hidden(name: str) -> jax.Array:
+            if "rec" in self.meta:
+                return chunk_starts(jnp.asarray(self.agents(name)[:, :steps, :, 0]), self.length)
+            count = sequences(self.agents("value_preds")[:, :steps]).shape[2]
+            return jnp.zeros((self.n, count, 0))
+
+        alive = jnp.asarray(self.agents("active_masks")[:, :steps, :, 0])
+        action = self.agents("actions")
+        advantage = self.advantages()
+        value = jnp.asarray(self.agents("value_preds")[:, :steps, :, 0])
+        has_mask = "batch/agent0/available_actions" in self.data
+        return Batch(
+            obs=sequences(self.agents("obs")[:, :steps]),
+            critic_inputs=sequences(self.agents("share_obs")[:, :steps]),
+            action_mask=(
+                sequences(self.agents("available_actions")[:, :steps] > 0) if has_mask else None
+            ),
+            alive=sequences(alive),
+            starts=sequences(self.agents("masks")[:1, :steps, :, 0] == 0)[0],
+            action=sequences(action[..., 0].astype(np.int32) if self.discrete else action),
+            log_prob=sequences(self.log_probs("logp_old")),
+            advantage=sequences(normalize_advantages(advantage, alive)),
+            value=sequences(value),
+            target=sequences(advantage + value),
+            actor_hidden=hidden("rnn_states"),
+            critic_hidden=hidden("rnn_states_critic"),
+        )
