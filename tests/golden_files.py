@@ -58,8 +58,13 @@ def _read(data, prefix: str, modules: dict) -> dict:
     return tree
 
 
+def _asarray(x: np.ndarray) -> jax.Array:
+    """In JAX's working precision: float64 if that is enabled."""
+    return jnp.asarray(x, jnp.result_type(float) if np.issubdtype(x.dtype, np.floating) else None)
+
+
 def _stack(trees: list[dict]) -> dict:
-    return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(x) for x in leaves]), *trees)
+    return jax.tree.map(lambda *leaves: jnp.stack([_asarray(x) for x in leaves]), *trees)
 
 
 class Golden:
@@ -142,14 +147,14 @@ class Golden:
             scale=jnp.ones(owners.shape),
         )
 
-    def advantages(self) -> np.ndarray:
+    def advantages(self) -> jax.Array:
         """[n, T, B] from rewards, values and masks; every end of an episode is a termination here."""
         values = self.agents("value_preds")[..., 0]
         done = self.agents("masks")[0, 1:, :, 0] == 0
         return gae(
-            jnp.asarray(self.agents("rewards")[0, ..., 0]),
-            jnp.asarray(values[:, :-1]),
-            jnp.asarray(values[:, 1:]),
+            _asarray(self.agents("rewards")[0, ..., 0]),
+            _asarray(values[:, :-1]),
+            _asarray(values[:, 1:]),
             jnp.asarray(done),
             jnp.asarray(done),
             self.meta["gamma"],
@@ -160,18 +165,18 @@ class Golden:
         steps = self.data["logp_old"].shape[0]
 
         def sequences(x) -> jax.Array:
-            return as_sequences(jnp.asarray(x), self.length)
+            return as_sequences(_asarray(x), self.length)
 
         def hidden(name: str) -> jax.Array:
             if "rec" in self.meta:
-                return chunk_starts(jnp.asarray(self.agents(name)[:, :steps, :, 0]), self.length)
+                return chunk_starts(_asarray(self.agents(name)[:, :steps, :, 0]), self.length)
             count = sequences(self.agents("value_preds")[:, :steps]).shape[2]
             return jnp.zeros((self.n, count, 0))
 
-        alive = jnp.asarray(self.agents("active_masks")[:, :steps, :, 0])
+        alive = _asarray(self.agents("active_masks")[:, :steps, :, 0])
         action = self.agents("actions")
         advantage = self.advantages()
-        value = jnp.asarray(self.agents("value_preds")[:, :steps, :, 0])
+        value = _asarray(self.agents("value_preds")[:, :steps, :, 0])
         has_mask = "batch/agent0/available_actions" in self.data
         return Batch(
             obs=sequences(self.agents("obs")[:, :steps]),
@@ -179,13 +184,13 @@ class Golden:
             action_mask=(
                 sequences(self.agents("available_actions")[:, :steps] > 0) if has_mask else None
             ),
-            alive=sequences(alive),
+            alive=as_sequences(alive, self.length),
             starts=sequences(self.agents("masks")[:1, :steps, :, 0] == 0)[0],
             action=sequences(action[..., 0].astype(np.int32) if self.discrete else action),
             log_prob=sequences(self.log_probs("logp_old")),
-            advantage=sequences(normalize_advantages(advantage, alive)),
-            value=sequences(value),
-            target=sequences(advantage + value),
+            advantage=as_sequences(normalize_advantages(advantage, alive), self.length),
+            value=as_sequences(value, self.length),
+            target=as_sequences(advantage + value, self.length),
             actor_hidden=hidden("rnn_states"),
             critic_hidden=hidden("rnn_states_critic"),
         )

@@ -319,8 +319,9 @@ _SMAC_REFERENCE = Config(
 
 PRESETS: dict[str, Preset] = {
     "smax-3m": Preset(
-        "SMAX 3m, tuned for many environments: about two minutes on two cores",
+        "SMAX 3m, tuned for many environments: three minutes on two cores",
         Config(
+            total_env_steps=2_000_000,
             actor_lr=2e-3,
             critic_lr=2e-3,
             lr_schedule="linear",

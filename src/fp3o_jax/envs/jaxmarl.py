@@ -58,6 +58,20 @@ def _quiet() -> Iterator[None]:
             setattr(sys, name, stream)
 
 
+@contextlib.contextmanager
+def _quiet_mujoco() -> Iterator[None]:
+    """Keeps MuJoCo, which parses Brax's models, from printing warnings and writing a log file to the
+    working directory."""
+    import mujoco
+
+    previous = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(lambda message: None)
+    try:
+        yield
+    finally:
+        mujoco.set_mju_user_warning(previous)
+
+
 def smax_maps() -> tuple[str, ...]:
     """The names of JaxMARL's SMAX maps."""
     with _quiet():
@@ -113,14 +127,12 @@ def mabrax(task: str, **kwargs: Any) -> Environment:
         from jaxmarl.environments.mabrax.mabrax_env import MABraxEnv
         from jaxmarl.environments.mabrax.mappings import _agent_observation_mapping
 
-        # humanoid_9|8 was laid out for observations of 376 features and Brax now gives 244: indices past
-        # the end would all read the last feature again.
+    with _quiet(), _quiet_mujoco():
         size = brax_envs.get_environment(
             task.split("_")[0], backend=kwargs.get("backend", "positional")
         ).observation_size
         kwargs.setdefault(
-            "agent_obs_mapping",
-            {a: ix[np.asarray(ix) < size] for a, ix in _agent_observation_mapping[task].items()},
+            "agent_obs_mapping", _observed(task, size, _agent_observation_mapping[task])
         )
         env = _build(MABraxEnv, env_name=task, auto_reset=False, **kwargs)
 
@@ -131,6 +143,18 @@ def mabrax(task: str, **kwargs: Any) -> Environment:
         truncated=lambda state, info: info["truncation"] > 0,
         time_limit=env.episode_length,
     )
+
+
+def _observed(task: str, size: int, mapping: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Which of the robot's ``size`` features each agent sees, for the observations that Brax now gives.
+
+    JaxMARL's table for the half-cheetah counts the torso's x position, which Brax leaves out: every index
+    is one too high there. Its table for the humanoid was laid out for 376 features and Brax gives 244:
+    JAX would read the last feature for all those past the end, so they are dropped.
+    """
+    shift = 1 if task.startswith("halfcheetah") and size == 17 else 0
+    indices = {agent: np.asarray(table) - shift for agent, table in mapping.items()}
+    return {agent: table[table < size] for agent, table in indices.items()}
 
 
 def mpe(task: str, **kwargs: Any) -> Environment:

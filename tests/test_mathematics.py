@@ -1,0 +1,136 @@
+"""Advantages, losses and normalisation against float64 NumPy, written from the formulas."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fp3o_jax import losses, normalization
+from fp3o_jax.advantages import gae, normalize_advantages
+
+seeds = st.integers(0, 2**31 - 1)
+
+
+def gae_numpy(rewards, values, following, terminated, done, gamma, lam):
+    n, steps, num_envs = values.shape
+    out = np.zeros(values.shape)
+    for i in range(n):
+        for b in range(num_envs):
+            advantage = 0.0
+            for t in reversed(range(steps)):
+                bootstrap = 0.0 if terminated[t, b] else following[i, t, b]
+                delta = rewards[t, b] + gamma * bootstrap - values[i, t, b]
+                advantage = delta + (0.0 if done[t, b] else gamma * lam * advantage)
+                out[i, t, b] = advantage
+    return out
+
+
+@given(seeds)
+@settings(max_examples=20, deadline=None)
+def test_gae(seed):
+    rng = np.random.default_rng(seed)
+    n, steps, num_envs = 3, 9, 4
+    rewards = rng.normal(size=(steps, num_envs))
+    values, following = rng.normal(size=(2, n, steps, num_envs))
+    done = rng.random((steps, num_envs)) < 0.3
+    terminated = done & (rng.random(done.shape) < 0.5)
+    inputs = (rewards, values, following, terminated, done, 0.97, 0.9)
+    expected = gae_numpy(*inputs)
+    ours = gae(*(jnp.asarray(x) for x in inputs))
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_gae_with_lambda_one_is_the_return():
+    rewards, zeros = np.ones((5, 1)), np.zeros((1, 5, 1))
+    done = np.array([0, 0, 0, 0, 1], bool)[:, None]
+    ours = gae(*map(jnp.asarray, (rewards, zeros, zeros, done, done)), 0.5, 1.0)
+    np.testing.assert_allclose(ours[0, :, 0], [1.9375, 1.875, 1.75, 1.5, 1.0])
+
+
+@given(seeds)
+@settings(max_examples=20, deadline=None)
+def test_advantages_are_normalised_per_agent_over_the_living(seed):
+    rng = np.random.default_rng(seed)
+    advantages = rng.normal(3.0, 5.0, (3, 6, 4))
+    alive = rng.random(advantages.shape) < 0.6
+    alive[0, 0, 0] = True
+    alive[2] = False
+    ours = np.asarray(normalize_advantages(jnp.asarray(advantages), jnp.asarray(alive, float)))
+    for i in range(2):
+        if alive[i].any():
+            living = advantages[i][alive[i]]
+            expected = (advantages[i] - living.mean()) / (living.std() + 1e-5)
+            np.testing.assert_allclose(ours[i], expected, rtol=1e-4, atol=1e-4)
+    assert (ours[2] == 0).all()
+
+
+@given(seeds)
+@settings(max_examples=20, deadline=None)
+def test_clipped_surrogate(seed):
+    rng = np.random.default_rng(seed)
+    log_ratio, advantage = rng.normal(0, 0.5, 50), rng.normal(size=50)
+    ratio = np.exp(log_ratio)
+    expected = np.minimum(ratio * advantage, np.clip(ratio, 0.8, 1.2) * advantage)
+    ours = losses.clipped_surrogate(jnp.asarray(log_ratio), jnp.asarray(advantage), 0.2)
+    np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
+
+
+@given(seeds)
+@settings(max_examples=20, deadline=None)
+def test_value_loss(seed):
+    rng = np.random.default_rng(seed)
+    value, old, target = rng.normal(0, 8, (3, 50))
+
+    def huber(e):
+        return np.where(np.abs(e) <= 10, e**2 / 2, 10 * (np.abs(e) - 5))
+
+    clipped = old + np.clip(value - old, -0.2, 0.2)
+    expected = np.maximum(huber(target - value), huber(target - clipped))
+    ours = losses.clipped_value_loss(*map(jnp.asarray, (value, old, target)), 0.2, 10.0)
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_huber_is_symmetric():
+    errors = jnp.array([0.5, 3.0, 12.0, 100.0])
+    np.testing.assert_array_equal(losses.huber(errors, 10.0), losses.huber(-errors, 10.0))
+
+
+def test_explained_variance():
+    targets, mask = jnp.array([1.0, 2.0, 3.0, 99.0]), jnp.array([1.0, 1.0, 1.0, 0.0])
+    assert losses.explained_variance(targets, targets, mask) == 1.0
+    assert losses.explained_variance(jnp.zeros(4), targets, mask) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_value_norm():
+    rng = np.random.default_rng(0)
+    groups = np.array([0, 0, 1])
+    stats = normalization.init(2)
+    mean, std = normalization.moments(stats, groups)
+    np.testing.assert_array_equal(mean, 0)
+    np.testing.assert_array_equal(std, 1)
+    first = second = weight = np.zeros(2)
+    for _ in range(5):
+        targets = rng.normal(7, 3, (3, 10, 4)) + groups[:, None, None]
+        mask = rng.random(targets.shape) < 0.7
+        stats = normalization.update(
+            stats, jnp.asarray(targets), jnp.asarray(mask, float), jnp.asarray(groups)
+        )
+        batch = [np.concatenate([targets[i][mask[i]] for i in np.flatnonzero(groups == g)]) for g in (0, 1)]
+        decay = 0.99999
+        first = decay * first + (1 - decay) * np.array([x.mean() for x in batch])
+        second = decay * second + (1 - decay) * np.array([(x**2).mean() for x in batch])
+        weight = decay * weight + (1 - decay)
+    mean, std = normalization.moments(stats, jnp.asarray(groups))
+    expected = first / weight
+    np.testing.assert_allclose(mean, expected[groups], rtol=1e-3)
+    np.testing.assert_allclose(std, np.sqrt(second / weight - expected**2)[groups], rtol=1e-2)
+
+
+def test_value_norm_of_a_critic_without_samples_stays():
+    stats = normalization.init(2)
+    groups = jnp.array([0, 1])
+    mask = jnp.array([[1.0], [0.0]])
+    stats = normalization.update(stats, jnp.full((2, 1), 5.0), mask, groups)
+    assert stats.weight[0] > 0
+    assert stats.weight[1] == 0

@@ -1,0 +1,191 @@
+"""Networks against NumPy and SciPy, padding, and who uses whose weights."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from fp3o_jax.config import ConfigError
+from fp3o_jax.networks import ActorCritic, Categorical, DiagonalGaussian
+from fp3o_jax.sharing import Sharing, make_sharing
+
+
+def build(sharing, *, obs=(4, 4, 4), actions=(3, 3, 3), discrete=True, recurrent=False, agent_id=True):
+    return ActorCritic(
+        sharing=make_sharing(sharing, ("a", "a", "b"), 3) if isinstance(sharing, str) else sharing,
+        obs_sizes=obs,
+        critic_sizes=(6, 6, 6),
+        action_sizes=actions,
+        discrete=discrete,
+        hidden_size=8,
+        recurrent=recurrent,
+        agent_id=agent_id,
+    )
+
+
+def inputs(networks, key, length=5, count=2, features=4):
+    obs = jax.random.normal(key, (3, length, count, features))
+    hidden = jnp.zeros((3, count, networks.state_size))
+    return obs, None, hidden, jnp.zeros((length, count), bool)
+
+
+@pytest.mark.parametrize(
+    ("name", "trunk", "head", "component", "pooled"),
+    [
+        ("full", (0, 0, 0), (0, 0, 0), (0, 0, 0), True),
+        ("partial", (0, 0, 0), (0, 1, 2), (0, 0, 0), False),
+        ("none", (0, 1, 2), (0, 1, 2), (0, 1, 2), True),
+        ("by_type", (0, 0, 1), (0, 0, 1), (0, 0, 1), True),
+    ],
+)
+def test_sharing_is_a_partition(name, trunk, head, component, pooled):
+    sharing = make_sharing(name, ("a", "a", "b"), 3)
+    assert (sharing.trunk, sharing.head) == (trunk, head)
+    assert sharing.component == component
+    assert sharing.pooled == pooled
+
+
+def test_head_learning_rate_undoes_the_mean_over_agents():
+    partial = make_sharing("partial", None, 3)
+    np.testing.assert_array_equal(partial.head_lr_scale(owned=3), [3, 3, 3])
+    np.testing.assert_array_equal(partial.head_lr_scale(owned=1), [1, 1, 1])
+    np.testing.assert_array_equal(make_sharing("full", None, 3).head_lr_scale(3), [1])
+
+
+def test_groups_by_hand():
+    sharing = make_sharing("groups", None, 4, trunk_groups=[7, 7, 2, 2], head_groups=[0, 1, 2, 2])
+    assert sharing == Sharing((0, 0, 1, 1), (0, 1, 2, 2))
+    assert sharing.component == (0, 0, 1, 1)
+    with pytest.raises(ConfigError, match="one group for each of 4"):
+        make_sharing("groups", None, 4, trunk_groups=[0, 1])
+    with pytest.raises(ConfigError, match="by_type"):
+        make_sharing("by_type", None, 4)
+
+
+@pytest.mark.parametrize("name", ["full", "partial", "none", "by_type"])
+@pytest.mark.parametrize("agents", [None, [2], [1, 0, 2]])
+def test_every_agent_uses_the_weights_of_its_group(name, agents):
+    networks = build(name)
+    key = jax.random.key(0)
+    params = networks.init(key)
+    # Perturb, so that groups differ everywhere.
+    params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(key, x.shape), params)
+    obs, mask, hidden, starts = inputs(networks, key)
+    rows = list(range(3)) if agents is None else agents
+    ours, _ = networks.policy(
+        params["actor"],
+        obs[jnp.array(rows)],
+        mask,
+        hidden[jnp.array(rows)],
+        starts,
+        None if agents is None else jnp.array(agents),
+    )
+    for row, i in enumerate(rows):
+        alone = ActorCritic(
+            sharing=make_sharing("full", None, 1),
+            obs_sizes=(4,),
+            critic_sizes=(6,),
+            action_sizes=(3,),
+            discrete=True,
+            hidden_size=8,
+            recurrent=False,
+            agent_id=False,
+        )
+        trunk = jax.tree.map(lambda x, g=networks.sharing.trunk[i]: x[g][None], params["actor"]["trunk"])
+        head = jax.tree.map(lambda x, g=networks.sharing.head[i]: x[g][None], params["actor"]["head"])
+        if name != "none":
+            # The id's row of the first layer acts as a bias.
+            kernel = trunk["dense_0"]
+            trunk["bias_0"] = trunk["bias_0"] + kernel[:, 4 + i]
+            trunk["dense_0"] = kernel[:, :4]
+        expected, _ = alone.policy(
+            {"trunk": trunk, "head": head}, obs[i : i + 1], None, hidden[i : i + 1], starts
+        )
+        np.testing.assert_allclose(ours.logits[row], expected.logits[0], rtol=1e-4, atol=1e-5)
+
+
+def test_padding_changes_nothing():
+    """An agent with 3 features and 2 actions acts alike, beside larger agents or alone."""
+    together = build("none", obs=(3, 5, 4), actions=(2, 4, 3))
+    params = together.init(jax.random.key(0))
+    obs, mask, hidden, starts = inputs(together, jax.random.key(1), features=5)
+    noisy = obs.at[0, ..., 3:].set(99.0)
+    ours, _ = together.policy(params["actor"], noisy, mask, hidden, starts)
+    clean, _ = together.policy(params["actor"], obs.at[0, ..., 3:].set(0.0), mask, hidden, starts)
+    np.testing.assert_array_equal(ours.logits[0], clean.logits[0])
+    assert (ours.logits[0, ..., 2:] < -1e9).all()
+    assert (ours.sample(jax.random.key(2))[0] < 2).all()
+
+    def loss(p):
+        return together.policy(p, noisy, mask, hidden, starts)[0].log_prob(jnp.zeros((3, 5, 2), int))[0].sum()
+
+    grads = jax.grad(loss)(params["actor"])
+    assert (grads["trunk"]["dense_0"][0, 3:] == 0).all()
+    assert all((leaf[1:] == 0).all() for leaf in jax.tree.leaves(grads))
+
+
+def test_gru_against_numpy():
+    networks = build("none", recurrent=True)
+    params = networks.init(jax.random.key(0))
+    gru = jax.tree.map(lambda x: np.asarray(x[0], np.float64), params["actor"]["trunk"]["gru"])
+    rng = np.random.default_rng(0)
+    x, starts = rng.normal(size=(6, 2, 8)), rng.random((6, 2)) < 0.3
+    h = rng.normal(size=(2, 8))
+
+    from fp3o_jax.networks import GRU
+
+    ours = GRU().apply({"params": gru}, jnp.asarray(x), jnp.asarray(h), jnp.asarray(starts))
+
+    def sigmoid(v):
+        return 1 / (1 + np.exp(-v))
+
+    for t in range(6):
+        h = np.where(starts[t][:, None], 0, h)
+        i = np.split(x[t] @ gru["w_input"] + gru["b_input"], 3, -1)
+        r = np.split(h @ gru["w_hidden"] + gru["b_hidden"], 3, -1)
+        update = sigmoid(i[1] + r[1])
+        new = np.tanh(i[2] + sigmoid(i[0] + r[0]) * r[2])
+        h = (1 - update) * new + update * h
+        np.testing.assert_allclose(ours[t], h, rtol=1e-4, atol=1e-5)
+
+
+def test_recurrent_policy_forgets_at_episode_starts():
+    networks = build("full", recurrent=True)
+    params = networks.init(jax.random.key(0))
+    obs, mask, hidden, starts = inputs(networks, jax.random.key(1))
+    starts = starts.at[3].set(True)
+    whole, _ = networks.policy(params["actor"], obs, mask, hidden, starts)
+    tail, _ = networks.policy(params["actor"], obs[:, 3:], mask, hidden + 5.0, starts[3:])
+    np.testing.assert_allclose(whole.logits[:, 3:], tail.logits, rtol=1e-5, atol=1e-6)
+
+
+def test_categorical_against_scipy():
+    logits = jnp.array([[0.1, 2.0, -1.0], [0.5, -1e10, 0.3]])
+    ours = Categorical(logits)
+    p = np.exp(np.asarray(logits, np.float64))
+    p /= p.sum(-1, keepdims=True)
+    np.testing.assert_allclose(ours.entropy(), [stats.entropy(row) for row in p], rtol=1e-5)
+    np.testing.assert_allclose(ours.log_prob(jnp.array([2, 0])), np.log([p[0, 2], p[1, 0]]), rtol=1e-5)
+    draws = jax.vmap(ours.sample)(jax.random.split(jax.random.key(0), 500))
+    assert (draws[:, 1] != 1).all()
+    assert list(ours.mode()) == [1, 0]
+
+
+def test_gaussian_against_scipy_with_a_padded_dimension():
+    mean, std = jnp.array([[0.3, -1.0, 7.0]]), jnp.array([[0.2, 0.5, 3.0]])
+    ours = DiagonalGaussian(mean, std, jnp.array([[1.0, 1.0, 0.0]]))
+    action = jnp.array([[0.1, -0.4, 0.0]])
+    both = [stats.norm(0.3, 0.2), stats.norm(-1.0, 0.5)]
+    assert ours.log_prob(action)[0] == pytest.approx(both[0].logpdf(0.1) + both[1].logpdf(-0.4), rel=1e-5)
+    assert ours.entropy()[0] == pytest.approx(sum(d.entropy() for d in both), rel=1e-5)
+    assert ours.sample(jax.random.key(0))[0, 2] == 0
+
+
+def test_gaussian_policy_starts_as_the_reference_says():
+    networks = build("none", obs=(4, 4, 4), actions=(1, 2, 2), discrete=False)
+    params = networks.init(jax.random.key(0))
+    obs, mask, hidden, starts = inputs(networks, jax.random.key(1))
+    distribution, _ = networks.policy(params["actor"], obs, mask, hidden, starts)
+    np.testing.assert_allclose(distribution.std, 0.5 / (1 + np.exp(-1.0)), rtol=1e-5)
+    assert (distribution.mask[0, ..., 1] == 0).all()

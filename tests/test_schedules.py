@@ -1,0 +1,101 @@
+"""The algorithm family as data, against independent constructions."""
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fp3o_jax.schedules import CONDITIONS, SELECTIONS, make_schedule
+
+agents = st.integers(1, 9)
+seeds = st.integers(0, 2**31 - 1)
+
+
+def draw(algorithm, n, seed=0, **kwargs):
+    schedule = make_schedule(algorithm, n, **kwargs)(jax.random.key(seed))
+    return jax.device_get(schedule), np.asarray(schedule.masks)
+
+
+@given(st.sampled_from(["fp3o", "mappo", "ippo", "happo"]), agents, seeds)
+@settings(max_examples=60, deadline=None)
+def test_no_agent_has_two_owners_and_all_are_owned(algorithm, n, seed):
+    schedule, masks = draw(algorithm, n, seed)
+    stages, pipelines = schedule.owners.shape
+    assert masks.shape == schedule.weights.shape == (stages, pipelines, n)
+    assert schedule.gated.shape == (stages,)
+    assert schedule.scale.shape == (stages, pipelines)
+    assert (masks.sum(-1) == 1).all()
+    assert (masks.sum(1) <= 1).all()
+    assert (masks.sum((0, 1)) == (2 if algorithm == "fp3o" else 1)).all()
+
+
+@given(st.integers(2, 9), seeds)
+@settings(max_examples=20, deadline=None)
+def test_happo_weights_are_the_agents_before(n, seed):
+    schedule, _ = draw("happo", n, seed)
+    order = schedule.owners[:, 0]
+    for stage in range(n):
+        assert set(np.flatnonzero(schedule.weights[stage, 0])) == set(order[:stage])
+    assert not schedule.gated.any()
+
+
+@given(st.integers(2, 9), seeds, st.sampled_from(sorted(SELECTIONS)))
+@settings(max_examples=60, deadline=None)
+def test_fp3o_steps(n, seed, selection):
+    schedule, _ = draw("fp3o", n, seed, selection=selection)
+    first, second = schedule.owners
+    assert sorted(first) == sorted(second) == list(range(n))
+    assert (first != second).all()
+    assert not schedule.weights[0].any()
+    for pipeline in range(n):
+        assert set(np.flatnonzero(schedule.weights[1, pipeline])) == set(range(n)) - {second[pipeline]}
+    assert list(schedule.gated) == [False, True]
+    assert (schedule.scale == 1).all()
+
+
+def test_cyclic_is_the_papers_shift():
+    schedule, _ = draw("fp3o", 5, selection="cyclic")
+    first, second = schedule.owners
+    assert [second[p] for p in range(5)] == [first[(p + 1) % 5] for p in range(5)]
+
+
+def test_selection_by_a_function():
+    schedule, _ = draw("fp3o", 4, selection=lambda key, owners: owners[::-1])
+    assert list(schedule.owners[1]) == list(schedule.owners[0][::-1])
+
+
+@given(st.integers(2, 9), seeds)
+@settings(max_examples=20, deadline=None)
+def test_dirichlet_split_shares_out_the_advantage(n, seed):
+    schedule, _ = draw("fp3o", n, seed, split="dirichlet")
+    assert (schedule.scale >= 0).all()
+    np.testing.assert_allclose(schedule.scale.sum(-1), n, rtol=1e-5)
+    np.testing.assert_array_equal(schedule.scale[0], schedule.scale[1])
+
+
+def test_fixed_split():
+    schedule, _ = draw("fp3o", 2, split=(0.25, 0.75))
+    np.testing.assert_allclose(schedule.scale, [[0.5, 1.5]] * 2)
+
+
+def test_orders_are_random_but_drawn_from_the_key():
+    orders = {tuple(draw("happo", 4, seed)[0].owners[:, 0]) for seed in range(40)}
+    assert len(orders) > 10
+    assert (draw("happo", 4, 3)[0].owners == draw("happo", 4, 3)[0].owners).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"), [("joint", [1, 1]), ("per_pipeline", [1, 0]), ("off", [1, 1])]
+)
+def test_conditions_where_the_sum_holds(name, kept):
+    corrected, plain = np.array([3.0, 1.0]), np.array([1.0, 2.0])
+    assert list(CONDITIONS[name](corrected, plain)) == kept
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"), [("joint", [0, 0]), ("per_pipeline", [1, 0]), ("off", [1, 1])]
+)
+def test_conditions_where_the_sum_fails(name, kept):
+    corrected, plain = np.array([3.0, 1.0]), np.array([1.0, 4.0])
+    assert list(CONDITIONS[name](corrected, plain)) == kept

@@ -1,0 +1,294 @@
+"""The pipeline update: the paper's consequences, invariances, and who is touched by what."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fp3o_jax import Config, optimizer
+from fp3o_jax.networks import ActorCritic
+from fp3o_jax.schedules import CONDITIONS, SELECTIONS, make_schedule
+from fp3o_jax.sharing import make_sharing
+from fp3o_jax.update import Batch, as_sequences, make_update, policy_change
+
+SHARINGS = ("full", "partial", "none", "by_type")
+LENGTH, COUNT, OBS, STATE, ACTIONS = 1, 24, 4, 5, 3
+HP = Config(actor_lr=3e-3, critic_lr=3e-3).hyperparams
+
+
+@functools.cache
+def networks(sharing, n=3, agent_id=True):
+    types = ("a", "a", "b")[:n] if n <= 3 else None
+    return ActorCritic(
+        sharing=make_sharing(sharing, types, n),
+        obs_sizes=(OBS,) * n,
+        critic_sizes=(STATE,) * n,
+        action_sizes=(ACTIONS,) * n,
+        discrete=True,
+        hidden_size=8,
+        recurrent=False,
+        agent_id=agent_id,
+    )
+
+
+@functools.cache
+def compiled(sharing, n=3, condition="joint", epochs=2, agent_id=True):
+    return jax.jit(
+        make_update(
+            networks(sharing, n, agent_id),
+            epochs=epochs,
+            num_minibatches=1,
+            condition=CONDITIONS.get(condition, condition),
+        )
+    )
+
+
+def start(sharing, n=3, agent_id=True):
+    params = networks(sharing, n, agent_id).init(jax.random.key(1))
+    return params, {part: optimizer.init(params[part]) for part in params}
+
+
+def make_batch(params, nets, seed=0):
+    n = nets.num_agents
+    rng = np.random.default_rng(seed)
+    obs = jnp.asarray(rng.normal(size=(n, LENGTH, COUNT, OBS)), jnp.float32)
+    starts, hidden = jnp.zeros((LENGTH, COUNT), bool), jnp.zeros((n, COUNT, 0))
+    distribution, _ = nets.policy(params["actor"], obs, None, hidden, starts)
+    action = jnp.asarray(rng.integers(0, ACTIONS, (n, LENGTH, COUNT)))
+
+    def normal():
+        return jnp.asarray(rng.normal(size=(n, LENGTH, COUNT)), jnp.float32)
+
+    return Batch(
+        obs=obs,
+        critic_inputs=jnp.asarray(rng.normal(size=(1, LENGTH, COUNT, STATE)), jnp.float32),
+        action_mask=None,
+        alive=jnp.asarray(rng.random((n, LENGTH, COUNT)) < 0.8, jnp.float32),
+        starts=starts,
+        action=action,
+        log_prob=distribution.log_prob(action),
+        advantage=normal(),
+        value=normal(),
+        target=normal(),
+        actor_hidden=hidden,
+        critic_hidden=hidden,
+    )
+
+
+def run(algorithm, sharing, *, seed=0, n=3, batch=None, condition="off", epochs=2, **kwargs):
+    params, opt_state = start(sharing, n)
+    batch = make_batch(params, networks(sharing, n)) if batch is None else batch
+    schedule = make_schedule(algorithm, n, **kwargs)(jax.random.key(seed))
+    update = compiled(sharing, n, condition, epochs)
+    return update(params, opt_state, batch, schedule, jax.random.key(9), HP)
+
+
+def assert_same(a, b, atol=2e-6):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=atol), a, b)
+
+
+def differs(a, b):
+    return any(np.abs(x - y).max() > 1e-4 for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
+
+
+@pytest.mark.parametrize("condition", ["joint", "off"])
+@pytest.mark.parametrize("sharing", SHARINGS)
+def test_fp3o_depends_neither_on_permutation_nor_on_selection(sharing, condition):
+    reference, _, _ = run("fp3o", sharing, seed=0, condition=condition)
+    for seed in (1, 2):
+        for selection in SELECTIONS:
+            new, _, _ = run("fp3o", sharing, seed=seed, condition=condition, selection=selection)
+            assert_same(new, reference)
+
+
+def test_the_joint_condition_is_the_papers_sum():
+    """Against NumPy: ratios after the independent step, on batches where it holds and where it fails."""
+    nets = networks("none")
+    seen = set()
+    for seed in range(6):
+        params, _ = start("none")
+        batch = make_batch(params, nets, seed)
+        new, _, _ = run("mappo", "none", batch=batch)
+        log_prob = nets.policy(new["actor"], batch.obs, None, batch.actor_hidden, batch.starts)[0]
+        rho = np.exp(np.asarray(log_prob.log_prob(batch.action) - batch.log_prob, np.float64))
+        plain = corrected = 0.0
+        for j in range(3):
+            others = np.prod([rho[q] for q in range(3) if q != j], axis=0)
+            weighted = np.asarray(batch.alive[j] * batch.advantage[j]) * rho[j]
+            plain, corrected = plain + weighted.sum(), corrected + (weighted * others).sum()
+        holds = corrected + 1e-5 >= plain
+        _, _, metrics = run("fp3o", "none", batch=batch, condition="joint")
+        assert metrics["condition_held"] == holds
+        seen.add(bool(holds))
+    assert seen == {True, False}
+
+
+def test_other_splits_do_depend_on_the_draw():
+    a, _, _ = run("fp3o", "none", seed=0, split="dirichlet")
+    b, _, _ = run("fp3o", "none", seed=1, split="dirichlet")
+    assert differs(a, b)
+
+
+def test_with_one_agent_the_independent_step_is_ppo_and_the_weight_is_one():
+    """Both of FP3O's steps with n = 1 are plain PPO on the same batch, one after the other."""
+    params, opt_state = start("full", 1)
+    batch = make_batch(params, networks("full", 1))
+    schedule = make_schedule("mappo", 1)(jax.random.key(0))
+    ppo = compiled("full", 1)
+    for _ in range(2):
+        params, opt_state, _ = ppo(params, opt_state, batch, schedule, jax.random.key(0), HP)
+    ours, _, metrics = run("fp3o", "full", n=1, batch=batch, condition="joint")
+    assert metrics["condition_held"] == 1
+    assert_same(ours, params)
+
+
+@pytest.mark.parametrize("sharing", SHARINGS)
+def test_order_of_the_batch_does_not_matter(sharing):
+    batch = make_batch(start(sharing)[0], networks(sharing))
+    shuffled = batch.sequences(jax.random.permutation(jax.random.key(3), COUNT))
+    assert_same(run("fp3o", sharing)[0], run("fp3o", sharing, batch=shuffled)[0], atol=2e-5)
+
+
+@pytest.mark.parametrize("algorithm", ["fp3o", "happo"])
+def test_dead_samples_do_not_matter(algorithm):
+    batch = make_batch(start("partial")[0], networks("partial"))
+    dead = batch.alive == 0
+    # Ratios of dead agents still count for the others, so their policies' samples stay.
+    noisy = batch.replace(
+        advantage=jnp.where(dead, 50.0, batch.advantage),
+        value=jnp.where(dead, -70.0, batch.value),
+        target=jnp.where(dead, 90.0, batch.target),
+    )
+    assert_same(run(algorithm, "partial", batch=batch)[0], run(algorithm, "partial", batch=noisy)[0])
+
+
+def test_an_environment_whose_agents_are_all_dead_changes_nothing():
+    batch = make_batch(start("full")[0], networks("full"))
+    padded = jax.tree.map(
+        lambda a, b: jnp.concatenate([a, b], axis=a.ndim - 1 if a.ndim == 2 else 2)
+        if a.shape[1:2] != (COUNT,)
+        else jnp.concatenate([a, b], axis=1),
+        batch,
+        batch.sequences(jnp.arange(4)).replace(alive=jnp.zeros((3, LENGTH, 4))),
+    )
+    assert padded.alive.shape == (3, LENGTH, COUNT + 4)
+    assert_same(run("fp3o", "full", batch=batch)[0], run("fp3o", "full", batch=padded)[0], atol=2e-5)
+
+
+@pytest.mark.parametrize("algorithm", ["mappo", "fp3o"])
+def test_agents_without_shared_weights_see_their_own_losses_alone(algorithm):
+    """With MAPPO and nothing shared, agent 2's data never reaches agents 0 and 1; with FP3O's dependent
+    step it does, through the ratios."""
+    batch = make_batch(start("none")[0], networks("none"))
+    other = batch.replace(advantage=batch.advantage.at[2].multiply(-3.0))
+    a, b = run(algorithm, "none", batch=batch)[0], run(algorithm, "none", batch=other)[0]
+    rows = [jax.tree.map(lambda x: x[:2], p["actor"]) for p in (a, b)]
+    assert differs(a, b)
+    assert differs(*rows) == (algorithm == "fp3o")
+
+
+def test_happo_is_one_agent_after_another():
+    """Against single-agent PPO on hand-weighted advantages, in the order that was drawn."""
+    params, _ = start("none")
+    nets, batch = networks("none"), make_batch(start("none")[0], networks("none"))
+    schedule = make_schedule("happo", 3)(jax.random.key(4))
+    order = [int(i) for i in schedule.owners[:, 0]]
+    ours, _, _ = compiled("none")(
+        params, start("none")[1], batch, schedule, jax.random.key(0), HP
+    )
+    weight = jnp.ones((LENGTH, COUNT))
+    one = compiled("none", 1, agent_id=False)
+    for i in order:
+        mine = jax.tree.map(lambda x, i=i: x[i : i + 1], params)
+        part = batch.of_agents(jnp.array([i]))
+        part = part.replace(advantage=part.advantage * weight)
+        opt_state = {name: optimizer.init(mine[name]) for name in mine}
+        single = make_schedule("mappo", 1)(jax.random.key(0))
+        new, _, _ = one(mine, opt_state, part, single, jax.random.key(0), HP)
+        assert_same(jax.tree.map(lambda x, i=i: x[i : i + 1], ours), new)
+        full = jax.tree.map(lambda x, y, i=i: x.at[i].set(y[0]), params, new)
+        log_prob = nets.policy(full["actor"], batch.obs, None, batch.actor_hidden, batch.starts)[0]
+        weight = weight * jnp.exp(log_prob.log_prob(batch.action)[i] - batch.log_prob[i])
+
+
+@pytest.mark.parametrize("sharing", SHARINGS)
+def test_a_failed_condition_skips_the_dependent_step(sharing):
+    def never(corrected, plain):
+        return jnp.zeros(plain.shape, bool)
+
+    ours, opt_state, metrics = run("fp3o", sharing, condition=never)
+    assert metrics["condition_held"] == 0
+    once, once_state, _ = run("mappo", sharing)
+    assert_same(ours, once)
+    assert_same(opt_state, once_state)
+
+
+def test_a_pipeline_kept_back_alone():
+    def all_but_first(corrected, plain):
+        return jnp.arange(3) > 0
+
+    ours, _, metrics = run("fp3o", "none", condition=all_but_first)
+    once, _, _ = run("mappo", "none")
+    both, _, _ = run("fp3o", "none")
+    assert metrics["condition_held"] == pytest.approx(2 / 3)
+    assert_same(jax.tree.map(lambda x: x[0], ours), jax.tree.map(lambda x: x[0], once))
+    assert_same(jax.tree.map(lambda x: x[1:], ours), jax.tree.map(lambda x: x[1:], both))
+
+
+def test_groups_that_no_stage_owns_keep_their_statistics():
+    params, opt_state = start("none")
+    batch = make_batch(params, networks("none"))
+    schedule = jax.tree.map(lambda x: x[:1], make_schedule("happo", 3)(jax.random.key(4)))
+    owner = int(schedule.owners[0, 0])
+    new, new_state, _ = compiled("none")(params, opt_state, batch, schedule, jax.random.key(0), HP)
+    counts = np.asarray(new_state["actor"]["trunk"].count)
+    assert list(counts) == [2 if i == owner else 0 for i in range(3)]
+    rest = [i for i in range(3) if i != owner]
+    pick = lambda tree: jax.tree.map(lambda x: x[jnp.array(rest)], tree)  # noqa: E731
+    assert_same(pick(new), pick(params), atol=0)
+
+
+def test_minibatches_cover_the_batch():
+    nets = networks("full")
+    params, opt_state = start("full")
+    batch = make_batch(params, nets)
+    update = jax.jit(make_update(nets, epochs=1, num_minibatches=4, condition=CONDITIONS["joint"]))
+    schedule = make_schedule("mappo", 3)(jax.random.key(0))
+    _, new_state, metrics = update(params, opt_state, batch, schedule, jax.random.key(0), HP)
+    assert new_state["actor"]["trunk"].count == 4
+    assert all(np.isfinite(x).all() for x in metrics.values())
+
+
+def test_gradient_clipping_is_per_component():
+    hp = HP._replace(max_grad_norm=1e-3)
+    params, opt_state = start("none")
+    batch = make_batch(params, networks("none"))
+    big = batch.replace(target=batch.target.at[0].multiply(100.0))
+    schedule = make_schedule("mappo", 3)(jax.random.key(0))
+    results = [
+        compiled("none")(params, opt_state, b, schedule, jax.random.key(0), hp)[0] for b in (batch, big)
+    ]
+    rows = [jax.tree.map(lambda x: x[1:], r) for r in results]
+    assert_same(*rows)
+
+
+def test_sequences_keep_time_within_a_chunk():
+    x = jnp.arange(2 * 6 * 3).reshape(2, 6, 3)
+    ours = as_sequences(x, 2)
+    assert ours.shape == (2, 2, 9)
+    for chunk in range(3):
+        for env in range(3):
+            np.testing.assert_array_equal(ours[:, :, chunk * 3 + env], x[:, 2 * chunk : 2 * chunk + 2, env])
+
+
+def test_policy_change_is_the_kl():
+    rng = np.random.default_rng(0)
+    log_ratio, alive = rng.normal(0, 0.1, (2, 1, 50)), (rng.random((2, 1, 50)) < 0.7).astype(float)
+    ours = policy_change(jnp.asarray(log_ratio), jnp.asarray(alive))
+    kl = np.exp(log_ratio) - 1 - log_ratio
+    expected = [kl[i][alive[i] > 0].mean() for i in range(2)]
+    np.testing.assert_allclose(ours["agent_kl"], expected, rtol=1e-4)
+    someone = alive.max(0) > 0
+    np.testing.assert_allclose(ours["joint_kl"], (kl * alive).sum(0)[someone].mean(), rtol=1e-4)
