@@ -5,8 +5,9 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-import fp3o_jax  # noqa: E402, F401  (applies the XLA guard)
-import jax  # noqa: E402
+import jax
+
+import fp3o_jax  # noqa: F401  (applies the XLA guard)
 
 CACHE = Path(__file__).parent.parent / ".pytest_cache" / "jax"
 jax.config.update("jax_compilation_cache_dir", str(CACHE))

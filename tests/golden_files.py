@@ -181,9 +181,7 @@ class Golden:
         return Batch(
             obs=sequences(self.agents("obs")[:, :steps]),
             critic_inputs=sequences(self.agents("share_obs")[:, :steps]),
-            action_mask=(
-                sequences(self.agents("available_actions")[:, :steps] > 0) if has_mask else None
-            ),
+            action_mask=(sequences(self.agents("available_actions")[:, :steps] > 0) if has_mask else None),
             alive=as_sequences(alive, self.length),
             starts=sequences(self.agents("masks")[:1, :steps, :, 0] == 0)[0],
             action=sequences(action[..., 0].astype(np.int32) if self.discrete else action),

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden_files import FILES, Golden
 
 from fp3o_jax import optimizer
 from fp3o_jax.schedules import CONDITIONS
 from fp3o_jax.update import as_sequences, make_update
+from golden_files import FILES, Golden
 
 
 @pytest.fixture(scope="module", params=FILES, ids=lambda path: path.stem)
@@ -33,9 +33,7 @@ def _updated(golden):
     results = []
     for stages in (1, 2):
         schedule = jax.tree.map(lambda x, s=stages: x[:s], golden.schedule)
-        new, _, metrics = run(
-            params, opt_state, batch, schedule, jax.random.key(0), golden.hyperparams
-        )
+        new, _, metrics = run(params, opt_state, batch, schedule, jax.random.key(0), golden.hyperparams)
         results.append((new, metrics))
     return results
 
@@ -61,8 +59,7 @@ def _assert_change(ours, theirs, before):
     1e-4, single weights to 5e-4 and two ulps.
     """
     ours, theirs, before = (
-        np.concatenate([np.asarray(x, np.float64).ravel() for x in tree])
-        for tree in (ours, theirs, before)
+        np.concatenate([np.asarray(x, np.float64).ravel() for x in tree]) for tree in (ours, theirs, before)
     )
     change = theirs - before
     assert np.abs(change).max() > 0

@@ -85,17 +85,13 @@ def test_orders_are_random_but_drawn_from_the_key():
     assert (draw("happo", 4, 3)[0].owners == draw("happo", 4, 3)[0].owners).all()
 
 
-@pytest.mark.parametrize(
-    ("name", "kept"), [("joint", [1, 1]), ("per_pipeline", [1, 0]), ("off", [1, 1])]
-)
+@pytest.mark.parametrize(("name", "kept"), [("joint", [1, 1]), ("per_pipeline", [1, 0]), ("off", [1, 1])])
 def test_conditions_where_the_sum_holds(name, kept):
     corrected, plain = np.array([3.0, 1.0]), np.array([1.0, 2.0])
     assert list(CONDITIONS[name](corrected, plain)) == kept
 
 
-@pytest.mark.parametrize(
-    ("name", "kept"), [("joint", [0, 0]), ("per_pipeline", [1, 0]), ("off", [1, 1])]
-)
+@pytest.mark.parametrize(("name", "kept"), [("joint", [0, 0]), ("per_pipeline", [1, 0]), ("off", [1, 1])])
 def test_conditions_where_the_sum_fails(name, kept):
     corrected, plain = np.array([3.0, 1.0]), np.array([1.0, 4.0])
     assert list(CONDITIONS[name](corrected, plain)) == kept

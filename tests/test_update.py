@@ -167,9 +167,11 @@ def test_dead_samples_do_not_matter(algorithm):
 def test_an_environment_whose_agents_are_all_dead_changes_nothing():
     batch = make_batch(start("full")[0], networks("full"))
     padded = jax.tree.map(
-        lambda a, b: jnp.concatenate([a, b], axis=a.ndim - 1 if a.ndim == 2 else 2)
-        if a.shape[1:2] != (COUNT,)
-        else jnp.concatenate([a, b], axis=1),
+        lambda a, b: (
+            jnp.concatenate([a, b], axis=a.ndim - 1 if a.ndim == 2 else 2)
+            if a.shape[1:2] != (COUNT,)
+            else jnp.concatenate([a, b], axis=1)
+        ),
         batch,
         batch.sequences(jnp.arange(4)).replace(alive=jnp.zeros((3, LENGTH, 4))),
     )
@@ -195,9 +197,7 @@ def test_happo_is_one_agent_after_another():
     nets, batch = networks("none"), make_batch(start("none")[0], networks("none"))
     schedule = make_schedule("happo", 3)(jax.random.key(4))
     order = [int(i) for i in schedule.owners[:, 0]]
-    ours, _, _ = compiled("none")(
-        params, start("none")[1], batch, schedule, jax.random.key(0), HP
-    )
+    ours, _, _ = compiled("none")(params, start("none")[1], batch, schedule, jax.random.key(0), HP)
     weight = jnp.ones((LENGTH, COUNT))
     one = compiled("none", 1, agent_id=False)
     for i in order:

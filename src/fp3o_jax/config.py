@@ -25,7 +25,8 @@ class ConfigError(ValueError):
 def unknown(setting: str, value: object, valid: Iterable[str]) -> ConfigError:
     """The error for a name that does not exist, with the nearest names that do."""
     valid = sorted(valid)
-    near = difflib.get_close_matches(str(value), valid, n=3, cutoff=0.5)
+    near = [name for name in valid if f"/{value}/" in f"/{name}/"]
+    near = near or difflib.get_close_matches(str(value), valid, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
     return ConfigError(f"{setting}={value!r} is unknown: {hint}valid are {', '.join(valid)}")
 
@@ -72,16 +73,16 @@ class Config:
     """
 
     env: str = "smax/3m"
-    """environment as family/task: smax/<map>, mabrax/<robot>, mpe/<task>, matrix/<game>; `fp3o list` names them all"""
-    env_kwargs: Mapping[str, bool | int | float | str] = dataclasses.field(
-        default_factory=dict, hash=False
-    )
+    """environment as family/task: smax/<map>, mabrax/<robot>, mpe/<task>, matrix/<game>; `fp3o list` names
+    them all"""
+    env_kwargs: Mapping[str, bool | int | float | str] = dataclasses.field(default_factory=dict, hash=False)
     """options handed to the environment, e.g. num_agents 4"""
 
     algorithm: Algorithm = "fp3o"
     """policy update; ippo is mappo whose critics see one agent's observation alone"""
     sharing: SharingName = "full"
-    """who shares parameters: all (full), all but the policy heads (partial), nobody (none), agents of one type (by_type), or as trunk_groups and head_groups say (groups)"""
+    """who shares parameters: all (full), all but the policy heads (partial), nobody (none), agents of one
+    type (by_type), or as trunk_groups and head_groups say (groups)"""
     trunk_groups: tuple[int, ...] | None = None
     """sharing=groups: for each agent, the group that shares its trunk and critic"""
     head_groups: tuple[int, ...] | None = None
@@ -107,7 +108,8 @@ class Config:
     lr_schedule: Literal["constant", "linear"] = "constant"
     """keep the learning rates, or let them fall to zero over the run"""
     head_lr_scale: float | None = None
-    """factor on the learning rate of per-agent policy heads; by default what undoes the mean over agents in their loss (n with sharing=partial)"""
+    """factor on the learning rate of per-agent policy heads; by default what undoes the mean over agents
+    in their loss (n with sharing=partial)"""
     clip_eps: float = 0.2
     """clip range of the probability ratio and of the value"""
     entropy_coef: float = 0.01
@@ -135,11 +137,14 @@ class Config:
     """recurrent: steps that gradients flow back through; must divide rollout_length"""
 
     advantage_split: Literal["uniform", "dirichlet"] | tuple[float, ...] = "uniform"
-    """fp3o: how the joint advantage is divided among the pipelines; or one weight per pipeline, summing to 1"""
+    """fp3o: how the joint advantage is divided among the pipelines; or one weight per pipeline, summing to
+    1"""
     selection: Selection = "cyclic"
-    """fp3o: which agent each pipeline owns in its dependent step (from Python also a function of key and owners)"""
+    """fp3o: which agent each pipeline owns in its dependent step (from Python also a function of key and
+    owners)"""
     condition: Condition = "joint"
-    """fp3o: what decides whether the dependent step runs: the sum over all pipelines, each pipeline's own sum, or nothing"""
+    """fp3o: what decides whether the dependent step runs: the sum over all pipelines, each pipeline's own
+    sum, or nothing"""
 
     seed: int = 0
     """seed of the first run; with several seeds, run i has seed + i"""
@@ -227,9 +232,7 @@ class Config:
         if isinstance(self.advantage_split, tuple):
             split = self.advantage_split
             if any(not _is_real(w) or w < 0 for w in split) or abs(sum(split) - 1) > 1e-6:
-                raise ConfigError(
-                    f"advantage_split={split!r} must be weights of at least 0 that sum to 1"
-                )
+                raise ConfigError(f"advantage_split={split!r} must be weights of at least 0 that sum to 1")
 
     @property
     def steps_per_update(self) -> int:
@@ -289,9 +292,7 @@ class Config:
 
 
 def _is_real(value: object) -> bool:
-    return (
-        isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    )
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _nearest_divisors(total: int, wanted: int) -> str:

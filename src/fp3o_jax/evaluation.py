@@ -53,9 +53,7 @@ def make_evaluate(
                 starts,
             )
             action = (distribution.mode() if greedy else distribution.sample(key_action))[:, 0]
-            state, seen, outcome = batch_step(
-                env, jax.random.split(key_step, episodes), state, action
-            )
+            state, seen, outcome = batch_step(env, jax.random.split(key_step, episodes), state, action)
             results = {
                 "episode_return": results["episode_return"] + jnp.where(done, 0.0, outcome.reward),
                 "episode_length": results["episode_length"] + ~done,

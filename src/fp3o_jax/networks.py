@@ -170,9 +170,7 @@ class CategoricalHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, available: Array) -> Categorical:
-        logits = nn.Dense(
-            self.num_actions, kernel_init=initializers.orthogonal(0.01), name="logits"
-        )(x)
+        logits = nn.Dense(self.num_actions, kernel_init=initializers.orthogonal(0.01), name="logits")(x)
         return Categorical(jnp.where(available, logits, MASKED_LOGIT))
 
 

@@ -31,9 +31,7 @@ def _per_group(values: Array, leaf: Array) -> Array:
 
 def _square_norm(tree: Any) -> Array:
     """[G] squared norm of each group's leaves."""
-    return sum(
-        (leaf**2).sum(axis=tuple(range(1, leaf.ndim))) for leaf in jax.tree.leaves(tree)
-    )
+    return sum((leaf**2).sum(axis=tuple(range(1, leaf.ndim))) for leaf in jax.tree.leaves(tree))
 
 
 def step(

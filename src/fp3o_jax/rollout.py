@@ -176,9 +176,7 @@ def collect(
             )
         choice = jax.random.randint(key_choice, (num_envs,), 0, num_envs)
         env_state = jax.tree.map(
-            lambda new, old: jnp.where(
-                done.reshape((-1,) + (1,) * (old.ndim - 1)), new[choice], old
-            ),
+            lambda new, old: jnp.where(done.reshape((-1,) + (1,) * (old.ndim - 1)), new[choice], old),
             fresh_state,
             env_state,
         )
@@ -221,9 +219,9 @@ def collect(
         return carry, (records, hidden)
 
     steps = (jnp.arange(rollout_length), jax.random.split(key, rollout_length))
-    steps = jax.tree.map(lambda x: x.reshape((-1, chunk_length) + x.shape[1:]), steps)
+    steps = jax.tree.map(lambda x: x.reshape((-1, chunk_length, *x.shape[1:])), steps)
     (state, cuts), (records, hidden) = jax.lax.scan(chunk, (state, cuts), steps)
-    records = jax.tree.map(lambda x: x.reshape((rollout_length,) + x.shape[2:]), records)
+    records = jax.tree.map(lambda x: x.reshape((rollout_length, *x.shape[2:])), records)
     return state, Trajectory(
         **records,
         actor_hidden=hidden,
@@ -274,7 +272,5 @@ def evaluate_states(
     following = jnp.concatenate([values[:, 1:], end_values[:, None, :num_envs]], axis=1)
     if trajectory.cut_step is not None:
         cut_values = end_values[:, num_envs:].reshape((-1, *trajectory.cut_step.shape))
-        following = following.at[:, trajectory.cut_step, jnp.arange(num_envs)].set(
-            cut_values, mode="drop"
-        )
+        following = following.at[:, trajectory.cut_step, jnp.arange(num_envs)].set(cut_values, mode="drop")
     return values, following, before, last

@@ -155,9 +155,7 @@ def make_schedule(
 #: pipelines run, bool [P]. The first sums weigh each sample by its owner's ratio and by those of the
 #: others, the second by the owner's alone (FP3O's condition for the shared lower bound).
 CONDITIONS: dict[str, Callable[[Array, Array], Array]] = {
-    "joint": lambda corrected, plain: jnp.broadcast_to(
-        corrected.sum() + 1e-5 >= plain.sum(), plain.shape
-    ),
+    "joint": lambda corrected, plain: jnp.broadcast_to(corrected.sum() + 1e-5 >= plain.sum(), plain.shape),
     "per_pipeline": lambda corrected, plain: corrected + 1e-5 >= plain,
     "off": lambda corrected, plain: jnp.ones(plain.shape, bool),
 }

@@ -84,9 +84,7 @@ class Trainer:
         )
         return {"state": state, "metrics": metrics}
 
-    def init(
-        self, key: Array, hyperparams: Hyperparams | Mapping[str, Any] | None = None
-    ) -> TrainState:
+    def init(self, key: Array, hyperparams: Hyperparams | Mapping[str, Any] | None = None) -> TrainState:
         """The state before the first iteration."""
         key, key_params, key_envs = jax.random.split(key, 3)
         params = self.networks.init(key_params)
@@ -154,9 +152,7 @@ class Trainer:
         )
         return state, metrics
 
-    def _batch(
-        self, state: TrainState, trajectory: Trajectory
-    ) -> tuple[Batch, ValueNorm, Array, Array]:
+    def _batch(self, state: TrainState, trajectory: Trajectory) -> tuple[Batch, ValueNorm, Array, Array]:
         """Advantages and value targets; everything as sequences, agents first.
 
         Returns:
@@ -246,9 +242,7 @@ def make_train(config: Config | Mapping[str, Any], env: Any = None) -> Trainer:
             config.sharing, environment.agent_types, n, config.trunk_groups, config.head_groups
         ),
         obs_sizes=environment.obs_sizes,
-        critic_sizes=(
-            environment.obs_sizes if config.algorithm == "ippo" else (environment.state_size,) * n
-        ),
+        critic_sizes=(environment.obs_sizes if config.algorithm == "ippo" else (environment.state_size,) * n),
         action_sizes=environment.action_sizes,
         discrete=environment.discrete,
         hidden_size=config.hidden_size,
@@ -267,7 +261,6 @@ def _episode_metrics(trajectory: Trajectory, previous: Metrics) -> tuple[Metrics
         "win_rate": trajectory.won.sum(),
     }
     means = {
-        name: jnp.where(ended > 0, sums[name] / jnp.maximum(ended, 1), old)
-        for name, old in previous.items()
+        name: jnp.where(ended > 0, sums[name] / jnp.maximum(ended, 1), old) for name, old in previous.items()
     }
     return means, ended

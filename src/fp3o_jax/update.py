@@ -69,10 +69,10 @@ class Batch:
     def sequences(self, index: Array) -> Batch:
         """The minibatch of the sequences ``index``."""
         axes = Batch(
-            **{f: 2 for f in ("obs", "critic_inputs", "alive", "action", "log_prob")},
-            **{f: 2 for f in ("advantage", "value", "target")},
+            **dict.fromkeys(("obs", "critic_inputs", "alive", "action", "log_prob"), 2),
+            **dict.fromkeys(("advantage", "value", "target"), 2),
             action_mask=None if self.action_mask is None else 2,
-            **{f: 1 for f in ("starts", "actor_hidden", "critic_hidden")},
+            **dict.fromkeys(("starts", "actor_hidden", "critic_hidden"), 1),
         )
         return jax.tree.map(lambda x, axis: jnp.take(x, index, axis=axis), self, axes)
 
@@ -80,8 +80,8 @@ class Batch:
 def as_sequences(x: Array, length: int) -> Array:
     """Cuts the time axis into chunks: [n, T, B, ...] -> [n, L, N, ...] with N = T / L * B."""
     n, steps, num_envs = x.shape[:3]
-    chunks = x.reshape((n, steps // length, length, num_envs) + x.shape[3:]).swapaxes(1, 2)
-    return chunks.reshape((n, length, steps // length * num_envs) + x.shape[3:])
+    chunks = x.reshape((n, steps // length, length, num_envs, *x.shape[3:])).swapaxes(1, 2)
+    return chunks.reshape((n, length, steps // length * num_envs, *x.shape[3:]))
 
 
 def chunk_starts(hidden: Array, length: int) -> Array:
@@ -129,9 +129,7 @@ def make_update(
         value, _ = networks.value(
             params["critic"], batch.critic_inputs, batch.critic_hidden, batch.starts, agents
         )
-        value_error = losses.clipped_value_loss(
-            value, batch.value, batch.target, hp.clip_eps, hp.huber_delta
-        )
+        value_error = losses.clipped_value_loss(value, batch.value, batch.target, hp.clip_eps, hp.huber_delta)
         policy_loss = reduce_loss(
             -(surrogate + hp.entropy_coef * entropy),
             batch.alive,

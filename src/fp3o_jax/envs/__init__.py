@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from fp3o_jax.config import unknown
+from fp3o_jax.config import ConfigError, unknown
 from fp3o_jax.envs import jaxmarl, matrix
 from fp3o_jax.envs.base import Environment, Observation, Outcome
 
@@ -36,7 +37,12 @@ def make_env(env: str | Environment | Any, env_kwargs: Mapping[str, Any] | None 
     family, slash, task = env.partition("/")
     if not slash or family not in FAMILIES:
         raise unknown("env", env, available())
-    return FAMILIES[family](task, **dict(env_kwargs or {}))
+    maker, options = FAMILIES[family], dict(env_kwargs or {})
+    try:
+        inspect.signature(maker).bind(task, **options)
+    except TypeError as error:
+        raise ConfigError(f"env_kwargs={options!r} do not fit {env}: {error}") from error
+    return maker(task, **options)
 
 
 def available() -> list[str]:

@@ -131,9 +131,7 @@ def mabrax(task: str, **kwargs: Any) -> Environment:
         size = brax_envs.get_environment(
             task.split("_")[0], backend=kwargs.get("backend", "positional")
         ).observation_size
-        kwargs.setdefault(
-            "agent_obs_mapping", _observed(task, size, _agent_observation_mapping[task])
-        )
+        kwargs.setdefault("agent_obs_mapping", _observed(task, size, _agent_observation_mapping[task]))
         env = _build(MABraxEnv, env_name=task, auto_reset=False, **kwargs)
 
     return adapt(
@@ -232,9 +230,7 @@ def adapt(
         }
 
     key = jax.random.key(0)
-    no_action = (
-        jnp.zeros(len(agents), jnp.int32) if discrete else jnp.zeros((len(agents), max_actions))
-    )
+    no_action = jnp.zeros(len(agents), jnp.int32) if discrete else jnp.zeros((len(agents), max_actions))
     with _quiet():
         obs_shapes, state_shape = jax.eval_shape(env.reset, key)
         *_, info_shapes = jax.eval_shape(env.step_env, key, state_shape, by_agent(no_action))
@@ -262,9 +258,7 @@ def adapt(
         flat = [pad_last(obs[a].ravel().astype(jnp.float32), max(obs_sizes)) for a in agents]
         return Observation(
             obs=jnp.stack(flat),
-            global_state=(
-                global_state(state, obs).astype(jnp.float32) if global_state else jnp.zeros(0)
-            ),
+            global_state=(global_state(state, obs).astype(jnp.float32) if global_state else jnp.zeros(0)),
             action_mask=mask,
             alive=alive,
         )

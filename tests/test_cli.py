@@ -1,0 +1,102 @@
+"""The command line and what a run leaves behind."""
+
+import json
+
+import pytest
+from rich.console import Console
+
+from fp3o_jax import Config
+from fp3o_jax.cli import main
+from fp3o_jax.config import PRESETS
+from fp3o_jax.runs import RunOptions, run_training
+
+SMALL = [
+    *("--num-envs", "4", "--rollout-length", "8", "--total-env-steps", "96"),
+    *("--hidden-size", "8", "--eval-episodes", "16", "--num-minibatches", "1"),
+]
+
+
+def test_train_writes_a_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args = ["train", "--env", "matrix/xor", "--algorithm", "happo", "--num-seeds", "2", "--seed", "3"]
+    assert main([*args, *SMALL]) == 0
+    out = capsys.readouterr().out
+    for said in ("compiling", "update 3/3", "env steps/s", "evaluating", "greedy evaluation", "written to"):
+        assert said in out
+    (run,) = (tmp_path / "runs").iterdir()
+    config = Config.from_dict(json.loads((run / "config.json").read_text()))
+    assert (config.algorithm, config.num_seeds, config.seed) == ("happo", 2, 3)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [(r["update"], r["seed"], r["env_steps"]) for r in rows] == [
+        (u, s, 32 * u) for u in (1, 2, 3) for s in (3, 4)
+    ]
+    summary = json.loads((run / "summary.json").read_text())
+    assert [row["seed"] for row in summary["seeds"]] == [3, 4]
+    assert summary["env_steps"] == 96
+    for name in ("episode_return", "train_seconds", "compile_seconds", "env_steps_per_second"):
+        assert summary[name] >= 0
+    mean = sum(row["episode_return"] for row in summary["seeds"]) / 2
+    assert summary["episode_return"] == pytest.approx(mean)
+
+    # The same command again makes another run.
+    assert main([*args, *SMALL]) == 0
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+
+
+def test_an_existing_run_is_never_overwritten(tmp_path, capsys):
+    (tmp_path / "precious").write_text("data")
+    assert main(["train", "--env", "matrix/xor", "--run-dir", str(tmp_path), *SMALL]) == 2
+    assert "never overwritten" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["precious"]
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["train", "smax-4m"], "did you mean 'smax-3m'"),
+        (["train", "--env", "smax/3n"], "smax/3m"),
+        (["train", "--clip-eps", "-1"], "clip_eps=-1.0 must be a number above 0"),
+        (["train", "--eval-episodes", "0"], "eval_episodes=0"),
+    ],
+)
+def test_errors_name_the_setting(args, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(args) == 2
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("args", [["--help"], ["train", "--help"], []])
+def test_help(args, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(args)
+    assert stop.value.code == 0
+    assert "train" in capsys.readouterr().out
+
+
+def test_list(capsys):
+    assert main(["list"]) == 0
+    out = capsys.readouterr().out
+    assert "smax-3m" in out
+    assert "mabrax/humanoid_9|8" in out
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_describe_themselves(name):
+    preset = PRESETS[name]
+    assert preset.summary
+    assert Config.from_dict(preset.config.to_dict()) == preset.config
+
+
+def test_run_from_python_with_an_environment_object(tmp_path):
+    from fp3o_jax import make_env
+
+    config = Config(num_envs=4, rollout_length=8, total_env_steps=32, hidden_size=8)
+    summary = run_training(
+        config,
+        RunOptions(run_dir=tmp_path / "run", eval_episodes=4),
+        env=make_env("matrix/penalty"),
+        console=Console(quiet=True),
+    )
+    assert summary["run_dir"] == tmp_path / "run"
+    assert (tmp_path / "run" / "summary.json").exists()

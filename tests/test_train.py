@@ -1,0 +1,202 @@
+"""``make_train``: its surface, ``vmap`` over seeds and settings, and that everything trains."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fp3o_jax import Config, ConfigError, make_env, make_train
+from fp3o_jax.envs import matrix
+
+TINY = {
+    "env": "matrix/climbing",
+    "num_envs": 4,
+    "rollout_length": 8,
+    "total_env_steps": 96,
+    "epochs": 2,
+    "num_minibatches": 2,
+    "hidden_size": 8,
+    "chunk_length": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def trained():
+    train = make_train(TINY)
+    run = jax.jit(train)
+    return train, run, run(jax.random.key(0))
+
+
+def test_surface(trained):
+    train, _, out = trained
+    assert set(out) == {"state", "metrics"}
+    metrics = out["metrics"]
+    averages = {"episode_return", "episode_length", "entropy", "explained_variance", "episodes"}
+    losses = {"policy_loss", "value_loss", "actor_grad_norm", "critic_grad_norm"}
+    steps = {"approx_kl", "agent_kl", "joint_kl", "clip_fraction", "condition_held", "env_steps"}
+    assert set(metrics) == averages | losses | steps
+    for name in metrics:
+        assert metrics[name].shape[0] == 3, name
+        assert np.isfinite(metrics[name]).all(), name
+    assert metrics["agent_kl"].shape == (3, 2)
+    assert list(metrics["env_steps"]) == [32, 64, 96]
+    assert "win_rate" not in metrics
+    assert out["state"].num_updates == 3
+    assert train.config == Config.from_dict(TINY)
+
+
+def test_old_style_keys(trained):
+    _, run, _ = trained
+    out = run(jax.random.PRNGKey(0))
+    assert np.isfinite(out["metrics"]["entropy"]).all()
+
+
+def test_in_pieces_is_the_same(trained):
+    train, _, out = trained
+    state = jax.jit(train.init)(jax.random.key(0))
+    update = jax.jit(train.update)
+    for i in range(3):
+        state, metrics = update(state)
+        np.testing.assert_allclose(metrics["entropy"], out["metrics"]["entropy"][i], rtol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+        state.params,
+        out["state"].params,
+    )
+
+
+def test_one_compilation_per_program(trained):
+    train, _, _ = trained
+    run = jax.jit(lambda key: train(key)["metrics"]["entropy"])
+    for seed in range(3):
+        run(jax.random.key(seed))
+    assert run._cache_size() == 1
+
+
+@pytest.mark.parametrize("sharing", ["full", "none"])
+def test_vmapped_seeds_are_single_runs(sharing):
+    train = make_train({**TINY, "sharing": sharing})
+    keys = jax.random.split(jax.random.key(0), 4)
+    together = jax.jit(jax.vmap(train))
+    metrics = together(keys)["metrics"]
+    single = jax.jit(train)
+    for i in range(4):
+        alone = single(keys[i])["metrics"]
+        for name in alone:
+            np.testing.assert_allclose(metrics[name][i], alone[name], rtol=1e-3, atol=1e-5, err_msg=name)
+    assert together._cache_size() == single._cache_size() == 1
+
+
+def test_hyperparameters_are_traced(trained):
+    train, _, out = trained
+    run = jax.jit(jax.vmap(train, in_axes=(None, 0)))
+    grid = {"actor_lr": jnp.array([5e-4, 5e-3]), "gamma": jnp.array([0.99, 0.5])}
+    metrics = run(jax.random.key(0), grid)["metrics"]
+    np.testing.assert_allclose(metrics["entropy"][0], out["metrics"]["entropy"], rtol=1e-4)
+    other = jax.jit(make_train({**TINY, "actor_lr": 5e-3, "gamma": 0.5}))(jax.random.key(0))
+    np.testing.assert_allclose(metrics["entropy"][1], other["metrics"]["entropy"], rtol=1e-4)
+    assert abs(metrics["entropy"][1, -1] - metrics["entropy"][0, -1]) > 1e-3
+
+
+def test_unknown_hyperparameter_is_refused(trained):
+    with pytest.raises(ConfigError, match="'clip_eps'"):
+        trained[0](jax.random.key(0), {"clip_epsilon": 0.1})
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+@pytest.mark.parametrize("sharing", ["full", "partial", "none", "by_type"])
+@pytest.mark.parametrize("algorithm", ["fp3o", "mappo", "ippo", "happo"])
+def test_every_algorithm_under_every_sharing(algorithm, sharing, recurrent):
+    train = make_train({**TINY, "algorithm": algorithm, "sharing": sharing, "recurrent": recurrent})
+    state = jax.jit(train.init)(jax.random.key(0))
+    before = jax.device_get(state.params)
+    update = jax.jit(train.update)
+    for _ in range(2):
+        state, metrics = update(state)
+    for leaf in jax.tree.leaves((state.params, metrics)):
+        assert np.isfinite(leaf).all()
+    for part in ("actor", "critic"):
+        moved = jax.tree.map(
+            lambda a, b: bool((a != b).any()), before[part]["trunk"], state.params[part]["trunk"]
+        )
+        assert any(jax.tree.leaves(moved))
+
+
+def test_linear_schedule_ends_at_zero():
+    train = make_train({**TINY, "lr_schedule": "linear", "total_env_steps": 64})
+    update = jax.jit(train.update)
+    first, _ = update(jax.jit(train.init)(jax.random.key(0)))
+    done = first.replace(num_updates=jnp.array(2))
+    after, _ = update(done)
+    jax.tree.map(np.testing.assert_array_equal, after.params, done.params)
+
+
+def limited(horizon=5):
+    """Reward 1 at every step; episodes end by their limit alone."""
+    return matrix.payoff_game(
+        lambda key, actions: jnp.ones(()), num_agents=2, num_actions=2, name="ones", horizon=horizon
+    )
+
+
+@pytest.mark.parametrize(
+    ("bootstrap", "recurrent", "low", "high"),
+    [(True, False, 9.5, 10.5), (True, True, 9.5, 10.5), (False, False, 2.0, 4.2)],
+)
+def test_a_time_limit_is_not_an_end(bootstrap, recurrent, low, high):
+    """Constant reward 1: the value is 1 / (1 - gamma) = 10, not the sum to the limit (at most 4.1)."""
+    config = Config(
+        algorithm="mappo",
+        num_envs=8,
+        rollout_length=16,
+        total_env_steps=8 * 16 * 150,
+        gamma=0.9,
+        critic_lr=3e-3,
+        hidden_size=16,
+        epochs=4,
+        recurrent=recurrent,
+        chunk_length=8,
+        bootstrap_truncations=bootstrap,
+    )
+    train = make_train(config, env=limited())
+    state = jax.jit(train)(jax.random.key(0))["state"]
+    from fp3o_jax import normalization
+
+    value, _ = train.networks.value(
+        state.params["critic"],
+        state.rollout.observation.global_state[None, None],
+        state.rollout.critic_hidden,
+        state.rollout.starts[None],
+    )
+    mean, std = normalization.moments(state.value_norm, jnp.array(train.networks.sharing.trunk))
+    real = value[:, 0] * std[:, None] + mean[:, None]
+    assert low < float(real.mean()) < high
+
+
+def test_bad_combinations_with_the_environment():
+    with pytest.raises(ConfigError, match=r"advantage_split=.*2 pipelines"):
+        make_train(Config(env="matrix/xor", advantage_split=(0.2, 0.3, 0.5)))
+    with pytest.raises(ConfigError, match="one group for each of 2 agents"):
+        make_train(Config(env="matrix/xor", sharing="groups", trunk_groups=(0, 0, 1)))
+    with pytest.raises(ConfigError, match="by_type"):
+        make_train(Config(env="smax/smacv2_5_units", sharing="by_type"))
+
+
+def test_an_environment_without_global_state():
+    import dataclasses
+
+    game = make_env("matrix/climbing")
+
+    def without(fn):
+        def call(*args):
+            state, observation, *rest = fn(*args)
+            return state, observation.replace(global_state=jnp.zeros(0)), *rest
+
+        return call
+
+    blind = dataclasses.replace(
+        game, name="blind", state_size=0, reset=without(game.reset), step=without(game.step)
+    )
+    with pytest.raises(ConfigError, match=r"env='blind' has no global state.*algorithm='ippo'"):
+        make_train(TINY, env=blind)
+    out = jax.jit(make_train({**TINY, "algorithm": "ippo"}, env=blind))(jax.random.key(0))
+    assert np.isfinite(out["metrics"]["value_loss"]).all()
