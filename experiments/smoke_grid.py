@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import tyro
 
-from fp3o_jax import Config, make_train
+from fp3o_jax import Config, Environment, make_env, make_train
 from fp3o_jax.config import Algorithm
 
 
@@ -38,10 +38,10 @@ class Grid:
     """updates of each run"""
 
 
-def train(env: str, algorithm: str, sharing: str, recurrent: bool, num_updates: int) -> list[str]:
+def train(env: Environment, algorithm: str, sharing: str, recurrent: bool, num_updates: int) -> list[str]:
     """Trains one combination; returns the names of what was not finite."""
     config = Config(
-        env=env,
+        env=env.name,
         algorithm=algorithm,
         sharing=sharing,
         recurrent=recurrent,
@@ -53,7 +53,7 @@ def train(env: str, algorithm: str, sharing: str, recurrent: bool, num_updates: 
         hidden_size=32,
         total_env_steps=64 * num_updates,
     )
-    trainer = make_train(config)
+    trainer = make_train(config, env)
     state = jax.jit(trainer.init)(jax.random.key(0))
     update = jax.jit(trainer.update)
     for _ in range(num_updates):
@@ -72,7 +72,7 @@ def train(env: str, algorithm: str, sharing: str, recurrent: bool, num_updates: 
 def main(grid: Grid) -> int:
     failures = 0
     networks = {"no": [False], "yes": [True], "both": [False, True]}[grid.recurrent]
-    for env in grid.envs:
+    for env in map(make_env, grid.envs):
         for algorithm in grid.algorithms:
             for sharing in grid.sharings:
                 for recurrent in networks:
@@ -81,7 +81,7 @@ def main(grid: Grid) -> int:
                     failures += bool(bad)
                     verdict = f"NOT FINITE: {', '.join(bad)}" if bad else "finite"
                     print(
-                        f"{env:24} {algorithm:6} {sharing:8} {'gru' if recurrent else 'mlp'}  "
+                        f"{env.name:24} {algorithm:6} {sharing:8} {'gru' if recurrent else 'mlp'}  "
                         f"{time.monotonic() - start:5.1f} s  {verdict}",
                         flush=True,
                     )

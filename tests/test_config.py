@@ -43,7 +43,7 @@ def test_refused(settings, said):
 
 
 def test_unknown_setting_suggests_the_nearest():
-    with pytest.raises(ConfigError, match="did you mean .*'num_envs'"):
+    with pytest.raises(ConfigError, match=r"did you mean .*'num_envs'"):
         Config.from_dict({"num_env": 8})
 
 

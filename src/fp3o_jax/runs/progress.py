@@ -1,0 +1,82 @@
+"""What a user sees while a run goes on: a live bar on a terminal, plain lines in a log file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+@contextmanager
+def phase(console: Console, name: str) -> Iterator[None]:
+    """Names a phase without a known length, such as compiling."""
+    if console.is_terminal:
+        with Progress(
+            SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console
+        ) as progress:
+            progress.add_task(name, total=None)
+            yield
+    else:
+        console.print(f"{name} ...")
+        yield
+
+
+class TrainingProgress:
+    """Update, env steps/s, return, win rate and time left.
+
+    Args:
+        console: where to print.
+        num_updates: length of the run.
+    """
+
+    def __init__(self, console: Console, num_updates: int):
+        self._console, self._total = console, num_updates
+        self._start = self._last_line = time.monotonic()
+        self._bar = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}"),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=num_updates)
+
+    def __enter__(self) -> TrainingProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def update(self, done: int, env_steps: int, shown: Mapping[str, float]) -> None:
+        """Shows that ``done`` updates, or ``env_steps`` steps over all seeds, are behind us."""
+        now = time.monotonic()
+        speed = env_steps / max(now - self._start, 1e-9)
+        text = f"{speed:,.0f} env steps/s" + "".join(
+            f"  {name.replace('_', ' ')} {value:.3g}" for name, value in shown.items()
+        )
+        self._bar.update(self._task, completed=done, description=text)
+        if not self._console.is_terminal and (
+            now - self._last_line >= SECONDS_BETWEEN_LINES or done == self._total
+        ):
+            self._last_line = now
+            left = (now - self._start) / done * (self._total - done)
+            self._console.print(
+                f"update {done}/{self._total}  {text}  left {left:.0f} s", soft_wrap=True
+            )
