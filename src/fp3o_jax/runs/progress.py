@@ -77,6 +77,4 @@ class TrainingProgress:
         ):
             self._last_line = now
             left = (now - self._start) / done * (self._total - done)
-            self._console.print(
-                f"update {done}/{self._total}  {text}  left {left:.0f} s", soft_wrap=True
-            )
+            self._console.print(f"update {done}/{self._total}  {text}  left {left:.0f} s", soft_wrap=True)

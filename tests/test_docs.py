@@ -1,0 +1,86 @@
+"""What the README shows works."""
+
+import re
+import runpy
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from fp3o_jax.cli import main
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+SMALL = {
+    "num_envs": 4,
+    "rollout_length": 8,
+    "total_env_steps": 64,
+    "hidden_size": 8,
+    "num_minibatches": 1,
+}
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def test_python_block(capsys):
+    (code,) = blocks("python")
+    small = ", ".join(f"{name}={value}" for name, value in SMALL.items())
+    assert 'env="smax/3m"' in code
+    code = code.replace('env="smax/3m"', f'env="matrix/xor", {small}')
+    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+
+
+COMMANDS = [
+    line.split("#")[0].strip()
+    for block in blocks("bash")
+    for line in block.splitlines()
+    if line.startswith("fp3o ")
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands(command, tmp_path, monkeypatch):
+    """Each as it stands, but short and on a small environment."""
+    monkeypatch.chdir(tmp_path)
+    args = shlex.split(command)[1:]
+    if args[0] == "train" and "--help" not in args:
+        small = [
+            part for name, value in SMALL.items() for part in (f"--{name.replace('_', '-')}", str(value))
+        ]
+        args += ["--env", "matrix/xor", "--num-seeds", "1", "--eval-episodes", "4", *small]
+    try:
+        assert main(args) == 0
+    except SystemExit as stop:
+        assert stop.code == 0
+    assert (tmp_path / "runs").exists() == ("--eval-episodes" in args)
+
+
+def test_learning_curves(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = [part for name, value in SMALL.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    train = ["train", "--env", "matrix/xor", "--run-dir", "runs/figure", "--eval-episodes", "4", *small]
+    assert main(train) == 0
+    script = str(ROOT / "experiments" / "learning_curves.py")
+    monkeypatch.setattr(
+        sys, "argv", [script, "runs/figure", "--metric", "episode_return", "--output", "docs/curve.png"]
+    )
+    runpy.run_path(script, run_name="__main__")
+    assert (tmp_path / "docs" / "curve.png").stat().st_size > 5000
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+def test_smoke_grid(capsys, monkeypatch):
+    script = str(ROOT / "experiments" / "smoke_grid.py")
+    args = ["--envs", "matrix/climbing", "--algorithms", "fp3o", "--sharings", "partial", "--recurrent", "no"]
+    monkeypatch.setattr(sys, "argv", [script, *args])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(script, run_name="__main__")
+    assert stop.value.code == 0
+    assert "finite" in capsys.readouterr().out
