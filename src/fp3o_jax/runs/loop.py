@@ -19,7 +19,8 @@ from fp3o_jax.runs.directory import RunDirectory
 from fp3o_jax.runs.progress import TrainingProgress, phase
 from fp3o_jax.train import make_train
 
-SHOWN = ("episode_return", "win_rate")
+#: metric -> its label in the progress display.
+SHOWN = {"episode_return": "return", "win_rate": "win rate"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,13 +128,14 @@ def _report(
     for i, seed in enumerate(seeds):
         row = {name: value[i] for name, value in metrics.items()}
         directory.log({"seed": seed, "update": index + 1} | row | {"env_steps": steps})
-    shown = {name: float(metrics[name].mean()) for name in SHOWN if name in metrics}
+    shown = {label: float(metrics[name].mean()) for name, label in SHOWN.items() if name in metrics}
     progress.update(index + 1, steps * len(seeds), shown)
 
 
 def _print_summary(console: Console, summary: dict[str, Any], path: Path) -> None:
     names = [name for name in ("win_rate", "episode_return", "episode_length") if name in summary]
-    table = Table(title=f"greedy evaluation over {summary['eval_episodes']} episodes per seed")
+    console.print(f"greedy evaluation over {summary['eval_episodes']} episodes per seed")
+    table = Table()
     for column in ("seed", *(name.replace("_", " ") for name in names)):
         table.add_column(column, justify="right")
     for row in summary["seeds"]:

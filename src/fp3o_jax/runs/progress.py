@@ -46,8 +46,7 @@ class TrainingProgress:
         self._console, self._total = console, num_updates
         self._start = self._last_line = time.monotonic()
         self._bar = Progress(
-            TextColumn("training"),
-            BarColumn(),
+            BarColumn(bar_width=10),
             MofNCompleteColumn(),
             TextColumn("{task.description}"),
             TextColumn("left"),
@@ -68,8 +67,8 @@ class TrainingProgress:
         """Shows that ``done`` updates, or ``env_steps`` steps over all seeds, are behind us."""
         now = time.monotonic()
         speed = env_steps / max(now - self._start, 1e-9)
-        text = f"{speed:,.0f} env steps/s" + "".join(
-            f"  {name.replace('_', ' ')} {value:.3g}" for name, value in shown.items()
+        text = "  ".join(
+            [f"{speed:,.0f} env steps/s"] + [f"{name} {value:.3g}" for name, value in shown.items()]
         )
         self._bar.update(self._task, completed=done, description=text)
         if not self._console.is_terminal and (
