@@ -220,9 +220,10 @@ def test_a_failed_condition_skips_the_dependent_step(sharing):
 
     ours, opt_state, metrics = run("fp3o", sharing, condition=never)
     assert metrics["condition_held"] == 0
-    once, once_state, _ = run("mappo", sharing)
+    once, once_state, once_metrics = run("mappo", sharing)
     assert_same(ours, once)
     assert_same(opt_state, once_state)
+    assert_same(metrics, once_metrics | {"condition_held": jnp.zeros(())})
 
 
 def test_a_pipeline_kept_back_alone():

@@ -237,18 +237,19 @@ def make_update(
             # The stage ends by recording the new ratios of the agents that it owned.
             log_ratio = log_prob(params["actor"], rows, agents)[0] - rows.log_prob
             log_rho = log_ratio if agents is None else log_rho.at[agents].set(log_ratio)
-            held = jnp.where(gated, kept.mean(), jnp.nan)
-            return (params, opt_state, log_rho), (metrics, held)
+            return (params, opt_state, log_rho), (metrics, kept)
 
         keys = jax.random.split(key, schedule.gated.shape[0])
         carry = (params, opt_state, jnp.zeros_like(batch.log_prob))
-        (params, opt_state, log_rho), (metrics, held) = jax.lax.scan(stage, carry, (schedule, keys))
+        (params, opt_state, log_rho), (metrics, kept) = jax.lax.scan(stage, carry, (schedule, keys))
         if num_pipelines < n:
             # Shared parameters moved the policies of agents that were recorded earlier.
             log_rho = log_prob(params["actor"], batch, None)[0] - batch.log_prob
-        any_gate = schedule.gated.any()
-        metrics = {name: value.mean() for name, value in metrics.items()}
-        metrics["condition_held"] = jnp.where(any_gate, jnp.nanmean(jnp.where(any_gate, held, 1.0)), 1.0)
+        # A stage that was skipped has nothing to report.
+        ran = jnp.broadcast_to(kept.max(1, keepdims=True), metrics["entropy"].shape)
+        metrics = {name: losses.masked_mean(value, ran) for name, value in metrics.items()}
+        gates = jnp.broadcast_to(schedule.gated[:, None], kept.shape)
+        metrics["condition_held"] = jnp.where(gates.any(), losses.masked_mean(kept, gates), 1.0)
         metrics |= policy_change(log_rho, batch.alive)
         return params, opt_state, metrics
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -68,7 +69,9 @@ class TrainingProgress:
         now = time.monotonic()
         speed = env_steps / max(now - self._start, 1e-9)
         text = "  ".join(
-            [f"{speed:,.0f} env steps/s"] + [f"{name} {value:.3g}" for name, value in shown.items()]
+            [f"{speed:,.0f} env steps/s"]
+            # Before the first episode has ended there is nothing to show.
+            + [f"{name} {value:.3g}" for name, value in shown.items() if math.isfinite(value)]
         )
         self._bar.update(self._task, completed=done, description=text)
         if not self._console.is_terminal and (
