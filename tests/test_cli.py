@@ -100,3 +100,4 @@ def test_run_from_python_with_an_environment_object(tmp_path):
     )
     assert summary["run_dir"] == tmp_path / "run"
     assert (tmp_path / "run" / "summary.json").exists()
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["env"] == "matrix/penalty"

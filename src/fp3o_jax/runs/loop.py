@@ -61,6 +61,7 @@ def run_training(
     options = options or RunOptions()
     console = console or Console()
     trainer = make_train(config, env)
+    config = config.replace(env=trainer.env.name)
     directory = RunDirectory(options.run_dir, config)
     seeds = range(config.seed, config.seed + config.num_seeds)
     keys = jnp.stack([jax.random.key(seed) for seed in seeds])
