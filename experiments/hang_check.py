@@ -24,8 +24,10 @@ from fp3o_jax import Config, make_train
 import jax
 jax.config.update("jax_compilation_cache_dir", {cache!r})
 train = make_train(Config(sharing="none", total_env_steps=64 * 128 * {updates}))
-out = jax.jit(jax.vmap(train))(jax.random.split(jax.random.key(0), 4))
-jax.block_until_ready(out)
+run = jax.jit(jax.vmap(train))
+for i in range({repeats}):
+    jax.block_until_ready(run(jax.random.split(jax.random.key(i), 4)))
+    print("    finished", i + 1, flush=True)
 """
 
 
@@ -35,6 +37,8 @@ class Check:
 
     runs: int = 20
     """processes, one after another"""
+    repeats: int = 1
+    """times that each process runs the program"""
     updates: int = 3
     """iterations of each"""
     timeout: float = 180.0
@@ -49,7 +53,7 @@ def main(check: Check) -> int:
     env = dict(os.environ, JAX_PLATFORMS="cpu")
     flags = env.get("XLA_FLAGS", "").replace(f"--{xla.FLAG}=false", "")
     env["XLA_FLAGS"] = f"{flags} --{xla.FLAG}=true" if check.unguarded else flags
-    program = PROGRAM.format(cache=check.cache, updates=check.updates)
+    program = PROGRAM.format(cache=check.cache, updates=check.updates, repeats=check.repeats)
     hung = 0
     for run in range(1, check.runs + 1):
         start = time.monotonic()
