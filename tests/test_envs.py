@@ -12,8 +12,6 @@ from fp3o_jax import Config, ConfigError, make_env, make_train
 from fp3o_jax.envs import available, jaxmarl
 from fp3o_jax.envs.base import batch_reset, batch_step
 
-CHEAP = [name for name in available() if not name.startswith("mabrax")]
-
 
 @pytest.mark.parametrize("name", available())
 def test_shapes(name):
