@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fp3o_jax.advantages import gae, normalize_advantages
+from fp3o_jax.advantages import gae, normalize_advantages, td_errors
 from fp3o_jax.config import Hyperparams
 from fp3o_jax.networks import ActorCritic
 from fp3o_jax.schedules import Schedule
@@ -127,6 +127,7 @@ class Golden:
             actor_lr=m["lr"],
             critic_lr=m["critic_lr"],
             clip_eps=m["clip"],
+            weight_clip_eps=0.0,
             entropy_coef=m["entropy"],
             value_coef=m.get("value_coef", 1.0),
             gamma=m["gamma"],
@@ -145,13 +146,14 @@ class Golden:
             weights=jnp.stack([jnp.zeros_like(others), others]),
             gated=jnp.array([False, True]),
             scale=jnp.ones(owners.shape),
+            clip=jnp.ones(owners.shape),
         )
 
     def advantages(self) -> jax.Array:
         """[n, T, B] from rewards, values and masks; every end of an episode is a termination here."""
         values = self.agents("value_preds")[..., 0]
         done = self.agents("masks")[0, 1:, :, 0] == 0
-        return gae(
+        errors = td_errors(
             _asarray(self.agents("rewards")[0, ..., 0]),
             _asarray(values[:, :-1]),
             _asarray(values[:, 1:]),
@@ -160,6 +162,7 @@ class Golden:
             self.meta["gamma"],
             self.meta["lam"],
         )
+        return gae(errors)
 
     def batch(self) -> Batch:
         steps = self.data["logp_old"].shape[0]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fp3o_jax import optimizer
-from fp3o_jax.schedules import CONDITIONS
+from fp3o_jax.schedules import CONDITIONS, make_algorithm
 from fp3o_jax.update import as_sequences, make_update
 from golden_files import FILES, Golden
 
@@ -23,6 +23,7 @@ def _updated(golden):
     """Parameters and metrics after the first stage, and after both."""
     update = make_update(
         golden.networks,
+        make_algorithm("fp3o"),
         epochs=golden.meta["epochs"],
         num_minibatches=1,
         condition=CONDITIONS["joint"],

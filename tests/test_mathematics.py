@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fp3o_jax import losses, normalization
-from fp3o_jax.advantages import gae, normalize_advantages
+from fp3o_jax.advantages import TDErrors, gae, normalize_advantages, preceding_agent_correction, td_errors
 
 seeds = st.integers(0, 2**31 - 1)
 
@@ -37,15 +37,37 @@ def test_gae(seed):
     terminated = done & (rng.random(done.shape) < 0.5)
     inputs = (rewards, values, following, terminated, done, 0.97, 0.9)
     expected = gae_numpy(*inputs)
-    ours = gae(*(jnp.asarray(x) for x in inputs))
+    ours = gae(td_errors(*(jnp.asarray(x) for x in inputs)))
     np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_gae_with_lambda_one_is_the_return():
     rewards, zeros = np.ones((5, 1)), np.zeros((1, 5, 1))
     done = np.array([0, 0, 0, 0, 1], bool)[:, None]
-    ours = gae(*map(jnp.asarray, (rewards, zeros, zeros, done, done)), 0.5, 1.0)
+    ours = gae(td_errors(*map(jnp.asarray, (rewards, zeros, zeros, done, done)), 0.5, 1.0))
     np.testing.assert_allclose(ours[0, :, 0], [1.9375, 1.875, 1.75, 1.5, 1.0])
+
+
+@given(seeds)
+@settings(max_examples=20, deadline=None)
+def test_preceding_agent_correction(seed):
+    """Against the sum over all later steps that A2PO writes down."""
+    rng = np.random.default_rng(seed)
+    n, steps, num_envs = 2, 7, 3
+    delta, log_weight = rng.normal(size=(2, n, steps, num_envs))
+    decay = 0.9 * (rng.random((steps, num_envs)) > 0.2)
+    ours = preceding_agent_correction(
+        TDErrors(jnp.asarray(delta), jnp.asarray(decay)), jnp.asarray(log_weight)
+    )
+    weight = np.minimum(1.0, np.exp(log_weight))
+    for i, t, b in np.ndindex(n, steps, num_envs):
+        expected = sum(
+            np.prod([decay[t + j - 1, b] * weight[i, t + j, b] for j in range(1, k + 1)]) * delta[i, t + k, b]
+            for k in range(steps - t)
+        )
+        np.testing.assert_allclose(ours[i, t, b], expected, rtol=1e-4, atol=1e-5)
+    plain = TDErrors(jnp.asarray(delta), jnp.asarray(decay))
+    np.testing.assert_array_equal(preceding_agent_correction(plain, jnp.zeros(delta.shape)), gae(plain))
 
 
 @given(seeds)
@@ -74,6 +96,22 @@ def test_clipped_surrogate(seed):
     expected = np.minimum(ratio * advantage, np.clip(ratio, 0.8, 1.2) * advantage)
     ours = losses.clipped_surrogate(jnp.asarray(log_ratio), jnp.asarray(advantage), 0.2)
     np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
+
+
+@given(seeds)
+@settings(max_examples=20, deadline=None)
+def test_weighted_surrogates(seed):
+    rng = np.random.default_rng(seed)
+    log_ratio, log_weight = rng.normal(0, 0.3, (2, 50))
+    advantage = rng.normal(size=50)
+    ratio, weight = np.exp(log_ratio), np.exp(log_weight)
+    inputs = [jnp.asarray(x) for x in (log_ratio, log_weight, advantage)]
+    outside = np.minimum(ratio * weight * advantage, np.clip(ratio, 0.8, 1.2) * weight * advantage)
+    np.testing.assert_allclose(losses.weighted_surrogate(*inputs, 0.2, 0.1), outside, rtol=1e-5, atol=1e-6)
+    both = ratio * np.clip(weight, 0.9, 1.1)
+    inside = np.minimum(both * advantage, np.clip(both, 0.8, 1.2) * advantage)
+    ours = losses.double_clipped_surrogate(*inputs, 0.2, 0.1)
+    np.testing.assert_allclose(ours, inside, rtol=1e-5, atol=1e-6)
 
 
 @given(seeds)

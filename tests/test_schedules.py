@@ -6,25 +6,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fp3o_jax.schedules import CONDITIONS, SELECTIONS, make_schedule
+from fp3o_jax.schedules import ALGORITHMS, CONDITIONS, SELECTIONS, make_algorithm
 
 agents = st.integers(1, 9)
 seeds = st.integers(0, 2**31 - 1)
 
 
 def draw(algorithm, n, seed=0, **kwargs):
-    schedule = make_schedule(algorithm, n, **kwargs)(jax.random.key(seed))
+    schedule = make_algorithm(algorithm, **kwargs).schedule(jax.random.key(seed), n)
     return jax.device_get(schedule), np.asarray(schedule.masks)
 
 
-@given(st.sampled_from(["fp3o", "mappo", "ippo", "happo"]), agents, seeds)
+@given(st.sampled_from(sorted(ALGORITHMS)), agents, seeds)
 @settings(max_examples=60, deadline=None)
 def test_no_agent_has_two_owners_and_all_are_owned(algorithm, n, seed):
     schedule, masks = draw(algorithm, n, seed)
     stages, pipelines = schedule.owners.shape
     assert masks.shape == schedule.weights.shape == (stages, pipelines, n)
     assert schedule.gated.shape == (stages,)
-    assert schedule.scale.shape == (stages, pipelines)
+    assert schedule.scale.shape == schedule.clip.shape == (stages, pipelines)
     assert (masks.sum(-1) == 1).all()
     assert (masks.sum(1) <= 1).all()
     assert (masks.sum((0, 1)) == (2 if algorithm == "fp3o" else 1)).all()
@@ -38,6 +38,24 @@ def test_happo_weights_are_the_agents_before(n, seed):
     for stage in range(n):
         assert set(np.flatnonzero(schedule.weights[stage, 0])) == set(order[:stage])
     assert not schedule.gated.any()
+
+
+@given(st.integers(1, 9), seeds)
+@settings(max_examples=20, deadline=None)
+def test_a2po_is_happo_with_a_growing_clip_range(n, seed):
+    ours, _ = draw("a2po", n, seed)
+    happo, _ = draw("happo", n, seed)
+    for name in ("owners", "weights", "gated", "scale"):
+        np.testing.assert_array_equal(getattr(ours, name), getattr(happo, name))
+    np.testing.assert_allclose(ours.clip[:, 0], [(1 + k / n) / 2 for k in range(1, n + 1)], rtol=1e-6)
+
+
+@given(st.integers(1, 9))
+@settings(max_examples=9, deadline=None)
+def test_coppo_weighs_everyone_by_all_the_others(n):
+    ours, _ = draw("coppo", n)
+    assert list(ours.owners[0]) == list(range(n))
+    np.testing.assert_array_equal(ours.weights[0], ~np.eye(n, dtype=bool))
 
 
 @given(st.integers(2, 9), seeds, st.sampled_from(sorted(SELECTIONS)))

@@ -9,7 +9,7 @@ import pytest
 
 from fp3o_jax import Config, optimizer
 from fp3o_jax.networks import ActorCritic
-from fp3o_jax.schedules import CONDITIONS, SELECTIONS, make_schedule
+from fp3o_jax.schedules import CONDITIONS, SELECTIONS, make_algorithm
 from fp3o_jax.sharing import make_sharing
 from fp3o_jax.update import Batch, as_sequences, make_update, policy_change
 
@@ -38,6 +38,7 @@ def compiled(sharing, n=3, condition="joint", epochs=2, agent_id=True):
     return jax.jit(
         make_update(
             networks(sharing, n, agent_id),
+            make_algorithm("fp3o"),  # and those that differ from it in their schedule alone
             epochs=epochs,
             num_minibatches=1,
             condition=CONDITIONS.get(condition, condition),
@@ -80,7 +81,7 @@ def make_batch(params, nets, seed=0):
 def run(algorithm, sharing, *, seed=0, n=3, batch=None, condition="off", epochs=2, **kwargs):
     params, opt_state = start(sharing, n)
     batch = make_batch(params, networks(sharing, n)) if batch is None else batch
-    schedule = make_schedule(algorithm, n, **kwargs)(jax.random.key(seed))
+    schedule = make_algorithm(algorithm, **kwargs).schedule(jax.random.key(seed), n)
     update = compiled(sharing, n, condition, epochs)
     return update(params, opt_state, batch, schedule, jax.random.key(9), HP)
 
@@ -121,6 +122,7 @@ def test_the_joint_condition_is_the_papers_sum():
         holds = corrected + 1e-5 >= plain
         _, _, metrics = run("fp3o", "none", batch=batch, condition="joint")
         assert metrics["condition_held"] == holds
+        np.testing.assert_allclose(metrics["condition_sums"], [corrected, plain], rtol=1e-4, atol=1e-5)
         seen.add(bool(holds))
     assert seen == {True, False}
 
@@ -135,7 +137,7 @@ def test_with_one_agent_the_independent_step_is_ppo_and_the_weight_is_one():
     """Both of FP3O's steps with n = 1 are plain PPO on the same batch, one after the other."""
     params, opt_state = start("full", 1)
     batch = make_batch(params, networks("full", 1))
-    schedule = make_schedule("mappo", 1)(jax.random.key(0))
+    schedule = make_algorithm("mappo").schedule(jax.random.key(0), 1)
     ppo = compiled("full", 1)
     for _ in range(2):
         params, opt_state, _ = ppo(params, opt_state, batch, schedule, jax.random.key(0), HP)
@@ -195,7 +197,7 @@ def test_happo_is_one_agent_after_another():
     """Against single-agent PPO on hand-weighted advantages, in the order that was drawn."""
     params, _ = start("none")
     nets, batch = networks("none"), make_batch(start("none")[0], networks("none"))
-    schedule = make_schedule("happo", 3)(jax.random.key(4))
+    schedule = make_algorithm("happo").schedule(jax.random.key(4), 3)
     order = [int(i) for i in schedule.owners[:, 0]]
     ours, _, _ = compiled("none")(params, start("none")[1], batch, schedule, jax.random.key(0), HP)
     weight = jnp.ones((LENGTH, COUNT))
@@ -205,7 +207,7 @@ def test_happo_is_one_agent_after_another():
         part = batch.of_agents(jnp.array([i]))
         part = part.replace(advantage=part.advantage * weight)
         opt_state = {name: optimizer.init(mine[name]) for name in mine}
-        single = make_schedule("mappo", 1)(jax.random.key(0))
+        single = make_algorithm("mappo").schedule(jax.random.key(0), 1)
         new, _, _ = one(mine, opt_state, part, single, jax.random.key(0), HP)
         assert_same(jax.tree.map(lambda x, i=i: x[i : i + 1], ours), new)
         full = jax.tree.map(lambda x, y, i=i: x.at[i].set(y[0]), params, new)
@@ -223,7 +225,11 @@ def test_a_failed_condition_skips_the_dependent_step(sharing):
     once, once_state, once_metrics = run("mappo", sharing)
     assert_same(ours, once)
     assert_same(opt_state, once_state)
-    assert_same(metrics, once_metrics | {"condition_held": jnp.zeros(())})
+    skipped = ("condition_held", "agent_condition_held")
+    assert_same(
+        {name: x for name, x in metrics.items() if name != "condition_sums"},
+        {name: x * (name not in skipped) for name, x in once_metrics.items() if name != "condition_sums"},
+    )
 
 
 def test_a_pipeline_kept_back_alone():
@@ -234,6 +240,7 @@ def test_a_pipeline_kept_back_alone():
     once, _, _ = run("mappo", "none")
     both, _, _ = run("fp3o", "none")
     assert metrics["condition_held"] == pytest.approx(2 / 3)
+    assert list(metrics["agent_condition_held"]) == [0, 1, 1]
     assert_same(jax.tree.map(lambda x: x[0], ours), jax.tree.map(lambda x: x[0], once))
     assert_same(jax.tree.map(lambda x: x[1:], ours), jax.tree.map(lambda x: x[1:], both))
 
@@ -241,7 +248,7 @@ def test_a_pipeline_kept_back_alone():
 def test_groups_that_no_stage_owns_keep_their_statistics():
     params, opt_state = start("none")
     batch = make_batch(params, networks("none"))
-    schedule = jax.tree.map(lambda x: x[:1], make_schedule("happo", 3)(jax.random.key(4)))
+    schedule = jax.tree.map(lambda x: x[:1], make_algorithm("happo").schedule(jax.random.key(4), 3))
     owner = int(schedule.owners[0, 0])
     new, new_state, _ = compiled("none")(params, opt_state, batch, schedule, jax.random.key(0), HP)
     counts = np.asarray(new_state["actor"]["trunk"].count)
@@ -255,8 +262,10 @@ def test_minibatches_cover_the_batch():
     nets = networks("full")
     params, opt_state = start("full")
     batch = make_batch(params, nets)
-    update = jax.jit(make_update(nets, epochs=1, num_minibatches=4, condition=CONDITIONS["joint"]))
-    schedule = make_schedule("mappo", 3)(jax.random.key(0))
+    update = jax.jit(
+        make_update(nets, make_algorithm("mappo"), epochs=1, num_minibatches=4, condition=CONDITIONS["joint"])
+    )
+    schedule = make_algorithm("mappo").schedule(jax.random.key(0), 3)
     _, new_state, metrics = update(params, opt_state, batch, schedule, jax.random.key(0), HP)
     assert new_state["actor"]["trunk"].count == 4
     assert all(np.isfinite(x).all() for x in metrics.values())
@@ -267,7 +276,7 @@ def test_gradient_clipping_is_per_component():
     params, opt_state = start("none")
     batch = make_batch(params, networks("none"))
     big = batch.replace(target=batch.target.at[0].multiply(100.0))
-    schedule = make_schedule("mappo", 3)(jax.random.key(0))
+    schedule = make_algorithm("mappo").schedule(jax.random.key(0), 3)
     results = [
         compiled("none")(params, opt_state, b, schedule, jax.random.key(0), hp)[0] for b in (batch, big)
     ]

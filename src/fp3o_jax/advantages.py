@@ -1,6 +1,8 @@
-"""Generalised advantage estimation: arrays in, arrays out."""
+"""Advantage estimation: arrays in, arrays out."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import chex
 import jax
@@ -8,7 +10,20 @@ import jax.numpy as jnp
 from jax import Array
 
 
-def gae(
+class TDErrors(NamedTuple):
+    """What advantages are summed up from.
+
+    Attributes:
+        delta: [n, T, B] ``r_t + gamma * (1 - terminated_t) * V(s_(t+1)) - V(s_t)``.
+        decay: [T, B] ``gamma * lambda * (1 - done_t)``: a termination stops the bootstrap and the trace, a
+            truncation the trace alone.
+    """
+
+    delta: Array
+    decay: Array
+
+
+def td_errors(
     rewards: Array,
     values: Array,
     next_values: Array,
@@ -16,12 +31,8 @@ def gae(
     done: Array,
     gamma: Array | float,
     gae_lambda: Array | float,
-) -> Array:
-    """Generalised advantage estimation (Schulman et al., 2016), with truncations told from terminations.
-
-    ``A_t = d_t + gamma * lambda * (1 - done_t) * A_(t+1)`` with
-    ``d_t = r_t + gamma * (1 - terminated_t) * V(s_(t+1)) - V(s_t)``: a termination stops the bootstrap and
-    the trace, a truncation the trace alone.
+) -> TDErrors:
+    """One-step errors of the value function, with truncations told from terminations.
 
     Args:
         rewards: [T, B] team reward.
@@ -31,22 +42,49 @@ def gae(
         done: [T, B] bool, the episode ended for any reason.
         gamma: discount.
         gae_lambda: decay of the trace.
+    """
+    chex.assert_equal_shape([values, next_values])
+    chex.assert_equal_shape([rewards, terminated, done])
+    delta = rewards + gamma * jnp.where(terminated, 0.0, next_values) - values
+    return TDErrors(delta, gamma * gae_lambda * (1.0 - done.astype(delta.dtype)))
+
+
+def gae(errors: TDErrors) -> Array:
+    """Generalised advantage estimation (Schulman et al., 2016): ``A_t = delta_t + decay_t * A_(t+1)``.
 
     Returns:
         [n, T, B] advantages.
     """
-    chex.assert_equal_shape([values, next_values])
-    chex.assert_equal_shape([rewards, terminated, done])
-    deltas = rewards + gamma * jnp.where(terminated, 0.0, next_values) - values
-    trace = gamma * gae_lambda * (1.0 - done.astype(deltas.dtype))
+    return _accumulate(errors, jnp.ones_like(errors.delta))
 
-    def step(advantage: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
-        delta, decay = inputs
-        advantage = delta + decay * advantage
-        return advantage, advantage
 
-    time_first = jnp.moveaxis(deltas, 1, 0)
-    _, advantages = jax.lax.scan(step, jnp.zeros_like(time_first[0]), (time_first, trace), reverse=True)
+def preceding_agent_correction(errors: TDErrors, log_weight: Array) -> Array:
+    """A2PO's advantages under the policies that the agents before have moved to (Wang et al., 2023).
+
+    ``A_t = delta_t + decay_t * min(1, W_(t+1)) * A_(t+1)``: each later step counts as far as the agents
+    updated already still take the actions that were sampled.
+
+    Args:
+        errors: of P agents.
+        log_weight: [P, T, B] log W, the product of the preceding agents' ratios.
+
+    Returns:
+        [P, T, B] advantages; those of GAE where W = 1 throughout.
+    """
+    chex.assert_equal_shape([errors.delta, log_weight])
+    return _accumulate(errors, jnp.exp(jnp.minimum(log_weight, 0.0)))
+
+
+def _accumulate(errors: TDErrors, kept: Array) -> Array:
+    """``A_t = delta_t + decay_t * kept_(t+1) * A_(t+1)``, zero behind the last step."""
+
+    def step(following: Array, inputs: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        delta, decay, kept = inputs
+        advantage = delta + decay * following
+        return kept * advantage, advantage
+
+    delta, kept = (jnp.moveaxis(x, 1, 0) for x in (errors.delta, kept))
+    _, advantages = jax.lax.scan(step, jnp.zeros_like(delta[0]), (delta, errors.decay, kept), reverse=True)
     return jnp.moveaxis(advantages, 0, 1)
 
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
-Algorithm = Literal["fp3o", "mappo", "ippo", "happo"]
+Algorithm = Literal["fp3o", "mappo", "ippo", "coppo", "happo", "a2po"]
 SharingName = Literal["full", "partial", "none", "by_type", "groups"]
 Selection = Literal["cyclic", "random_derangement", "reverse"]
 Condition = Literal["joint", "per_pipeline", "off"]
@@ -41,6 +41,7 @@ class Hyperparams(NamedTuple):
     actor_lr: Any
     critic_lr: Any
     clip_eps: Any
+    weight_clip_eps: Any
     entropy_coef: Any
     value_coef: Any
     gamma: Any
@@ -97,7 +98,7 @@ class Config:
     rollout_length: int = 128
     """steps per environment and update"""
     epochs: int = 5
-    """passes over the batch in each stage of an update (FP3O has two stages, HAPPO one per agent)"""
+    """passes over the batch in each stage of an update (FP3O has two stages, HAPPO and A2PO one per agent)"""
     num_minibatches: int = 1
     """parts that the batch is split into, newly drawn in each epoch"""
 
@@ -112,6 +113,8 @@ class Config:
     in their loss (n with sharing=partial)"""
     clip_eps: float = 0.2
     """clip range of the probability ratio and of the value"""
+    weight_clip_eps: float = 0.1
+    """coppo, a2po: clip range of the other agents' joint ratio; below 1"""
     entropy_coef: float = 0.01
     """weight of the policy entropy in the objective"""
     value_coef: float = 1.0
@@ -203,6 +206,8 @@ class Config:
             value = getattr(self, name)
             if not (_is_real(value) and value >= 0):
                 raise ConfigError(f"{name}={value!r} must be a number of at least 0")
+        if not (_is_real(self.weight_clip_eps) and 0 <= self.weight_clip_eps < 1):
+            raise ConfigError(f"weight_clip_eps={self.weight_clip_eps!r} must lie between 0 and below 1")
         for name in ("gamma", "gae_lambda"):
             value = getattr(self, name)
             if not (_is_real(value) and 0 <= value <= 1):

@@ -1,20 +1,25 @@
 """The algorithm family as data.
 
-FP3O, HAPPO, MAPPO and IPPO are one program, run on different schedules. A schedule has S stages that
-follow one another, each with P pipelines that run side by side over n agents. Read the three builders
+FP3O, HAPPO, A2PO, MAPPO, IPPO and CoPPO are one program, run on different schedules. A schedule has S
+stages that follow one another, each with P pipelines that run side by side over n agents. Read the builders
 below to see how the algorithms differ; nothing else in the package knows their names.
 
-To add a member of the family, write its builder and enter it in ``ALGORITHMS``.
+To add a member of the family, write its builder and enter it in ``ALGORITHMS``; where its objective differs
+as well, an :class:`Algorithm` names the function.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+from fp3o_jax.advantages import TDErrors, preceding_agent_correction
+from fp3o_jax.losses import double_clipped_surrogate, weighted_surrogate
 
 
 class Schedule(NamedTuple):
@@ -27,17 +32,37 @@ class Schedule(NamedTuple):
             advantage.
         gated: [S] bool, whether the stage runs only where the condition holds.
         scale: [S, P] float, the pipeline's share of the joint advantage, times the number of pipelines.
+        clip: [S, P] float, factor on the clip range of the ratio.
     """
 
     owners: Array
     weights: Array
     gated: Array
     scale: Array
+    clip: Array
 
     @property
     def masks(self) -> Array:
         """[S, P, n] bool, the one-hot agent masks."""
         return jax.nn.one_hot(self.owners, self.weights.shape[-1], dtype=bool)
+
+
+class Algorithm(NamedTuple):
+    """A member of the family.
+
+    Attributes:
+        schedule: (key, n) -> :class:`Schedule`.
+        surrogate: the objective per sample, a function of :mod:`fp3o_jax.losses`.
+        live: whether the weights are the ratios of the agents as they move within the stage (every agent
+            must be owned in every stage), instead of those recorded when the stage began.
+        correction: (TD errors, log weight) -> the advantages that a stage uses, where they are not those of
+            GAE; a function of :mod:`fp3o_jax.advantages`.
+    """
+
+    schedule: Callable[[Array, int], Schedule]
+    surrogate: Callable[..., Array] = weighted_surrogate
+    live: bool = False
+    correction: Callable[[TDErrors, Array], Array] | None = None
 
 
 SelectionFn = Callable[[Array, Array], Array]
@@ -52,7 +77,13 @@ def simultaneous(key: Array, n: int) -> Schedule:
         weights=jnp.zeros((1, n, n), bool),
         gated=jnp.zeros(1, bool),
         scale=jnp.ones((1, n)),
+        clip=jnp.ones((1, n)),
     )
+
+
+def coordinated(key: Array, n: int) -> Schedule:
+    """CoPPO (Wu et al., 2021): all agents at once, each one's objective weighted by all the others."""
+    return simultaneous(key, n)._replace(weights=~jnp.eye(n, dtype=bool)[None])
 
 
 def sequential(key: Array, n: int) -> Schedule:
@@ -67,7 +98,16 @@ def sequential(key: Array, n: int) -> Schedule:
         weights=(position[None, :] < jnp.arange(n)[:, None])[:, None, :],
         gated=jnp.zeros(n, bool),
         scale=jnp.ones((n, 1)),
+        clip=jnp.ones((n, 1)),
     )
+
+
+def agent_by_agent(key: Array, n: int) -> Schedule:
+    """A2PO (Wang et al., 2023): in sequence, the clip range growing from one agent to the next.
+
+    Stage k of n has the range ``eps (1 + k / n) / 2``: the first agents leave room for the last ones.
+    """
+    return sequential(key, n)._replace(clip=0.5 + 0.5 * jnp.arange(1, n + 1)[:, None] / n)
 
 
 def full_pipeline(key: Array, n: int, selection: SelectionFn, split: SplitFn) -> Schedule:
@@ -86,6 +126,7 @@ def full_pipeline(key: Array, n: int, selection: SelectionFn, split: SplitFn) ->
         weights=jnp.stack([jnp.zeros((n, n), bool), others]),
         gated=jnp.array([False, True]),
         scale=jnp.broadcast_to(split(key_split, n), (2, n)),
+        clip=jnp.ones((2, n)),
     )
 
 
@@ -129,26 +170,27 @@ def advantage_split(split: str | tuple[float, ...]) -> SplitFn:
     return lambda key, n: n * jnp.asarray(split, jnp.float32)
 
 
-#: name -> builder of the function (key, n) -> Schedule, from the settings `selection` and
-#: `advantage_split`, which FP3O alone reads.
-ALGORITHMS: dict[str, Callable[[SelectionFn, SplitFn], Callable[[Array, int], Schedule]]] = {
-    "mappo": lambda selection, split: simultaneous,
-    "ippo": lambda selection, split: simultaneous,
-    "happo": lambda selection, split: sequential,
-    "fp3o": lambda selection, split: lambda key, n: full_pipeline(key, n, selection, split),
+#: name -> the algorithm, from the settings `selection` and `advantage_split`, which FP3O alone reads.
+ALGORITHMS: dict[str, Callable[[SelectionFn, SplitFn], Algorithm]] = {
+    "mappo": lambda selection, split: Algorithm(simultaneous),
+    "ippo": lambda selection, split: Algorithm(simultaneous),
+    "coppo": lambda selection, split: Algorithm(coordinated, double_clipped_surrogate, live=True),
+    "happo": lambda selection, split: Algorithm(sequential),
+    "a2po": lambda selection, split: Algorithm(
+        agent_by_agent, double_clipped_surrogate, correction=preceding_agent_correction
+    ),
+    "fp3o": lambda selection, split: Algorithm(partial(full_pipeline, selection=selection, split=split)),
 }
 
 
-def make_schedule(
-    algorithm: str,
-    n: int,
+def make_algorithm(
+    name: str,
     selection: str | SelectionFn = "cyclic",
     split: str | tuple[float, ...] = "uniform",
-) -> Callable[[Array], Schedule]:
-    """The function that draws a schedule for n agents from a PRNG key, inside the jitted update."""
+) -> Algorithm:
+    """The algorithm of a config. Its schedules are drawn from a PRNG key inside the jitted update."""
     select = selection if callable(selection) else SELECTIONS[selection]
-    build = ALGORITHMS[algorithm](select, advantage_split(split))
-    return lambda key: build(key, n)
+    return ALGORITHMS[name](select, advantage_split(split))
 
 
 #: Conditions of a gated stage: (sums of the corrected advantage [P], sums of the plain one [P]) -> which

@@ -12,14 +12,14 @@ from flax import struct
 from jax import Array
 
 from fp3o_jax import normalization, optimizer, xla
-from fp3o_jax.advantages import gae, normalize_advantages
+from fp3o_jax.advantages import gae, normalize_advantages, td_errors
 from fp3o_jax.config import Config, ConfigError, Hyperparams
 from fp3o_jax.envs import Environment, make_env
 from fp3o_jax.losses import explained_variance
 from fp3o_jax.networks import ActorCritic
 from fp3o_jax.normalization import ValueNorm
 from fp3o_jax.rollout import RolloutState, Trajectory, collect, evaluate_states, init_rollout
-from fp3o_jax.schedules import CONDITIONS, make_schedule
+from fp3o_jax.schedules import CONDITIONS, Algorithm, make_algorithm
 from fp3o_jax.sharing import make_sharing
 from fp3o_jax.update import Batch, Metrics, as_sequences, chunk_starts, make_update
 
@@ -58,11 +58,13 @@ class Trainer:
         config: the validated settings.
         env: the environment.
         networks: the networks.
+        algorithm: schedule and objective.
     """
 
     config: Config
     env: Environment
     networks: ActorCritic
+    algorithm: Algorithm
 
     def __call__(
         self, key: Array, hyperparams: Hyperparams | Mapping[str, Any] | None = None
@@ -117,14 +119,13 @@ class Trainer:
             bootstrap_truncations=config.bootstrap_truncations,
         )
         batch, value_norm, critic_hidden, fit = self._batch(state, trajectory)
-        schedule = make_schedule(
-            config.algorithm, self.env.num_agents, config.selection, config.advantage_split
-        )(key_schedule)
+        schedule = self.algorithm.schedule(key_schedule, self.env.num_agents)
         fraction = 1.0
         if config.lr_schedule == "linear":
             fraction = 1.0 - state.num_updates / config.num_updates
         params, opt_state, metrics = make_update(
             networks,
+            self.algorithm,
             epochs=config.epochs,
             num_minibatches=config.num_minibatches,
             condition=CONDITIONS[config.condition],
@@ -166,7 +167,7 @@ class Trainer:
         )
         mean, std = (x[:, None, None] for x in normalization.moments(state.value_norm, groups))
         real_value = value * std + mean
-        advantage = gae(
+        errors = td_errors(
             trajectory.reward,
             real_value,
             following * std + mean,
@@ -175,6 +176,7 @@ class Trainer:
             hp.gamma,
             hp.gae_lambda,
         )
+        advantage = gae(errors)
         target = advantage + real_value
         alive = trajectory.alive.swapaxes(0, 1).astype(advantage.dtype)
         fit = explained_variance(real_value, target, alive)
@@ -202,6 +204,7 @@ class Trainer:
             target=as_sequences((target - mean) / std, length),
             actor_hidden=chunk_starts(trajectory.actor_hidden.swapaxes(0, 1), 1),
             critic_hidden=chunk_starts(hidden, length),
+            errors=errors if self.algorithm.correction is not None else None,
         )
         return batch, value_norm, critic_hidden, fit
 
@@ -249,7 +252,8 @@ def make_train(config: Config | Mapping[str, Any], env: Any = None) -> Trainer:
         recurrent=config.recurrent,
         agent_id=config.agent_id,
     )
-    return Trainer(config, environment, networks)
+    algorithm = make_algorithm(config.algorithm, config.selection, config.advantage_split)
+    return Trainer(config, environment, networks, algorithm)
 
 
 def _episode_metrics(trajectory: Trajectory, previous: Metrics) -> tuple[Metrics, Array]:

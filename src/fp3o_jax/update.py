@@ -1,24 +1,26 @@
 """The second half of an iteration: the pipeline update, one ``lax.scan`` over the stages of a schedule.
 
-FP3O, HAPPO, MAPPO and IPPO run through the same ``stage`` below; what differs is the schedule
+The whole family runs through the same ``stage`` below; what differs is the schedule
 (:mod:`fp3o_jax.schedules`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
+import optax
 from flax import struct
 from jax import Array
 
 from fp3o_jax import losses, optimizer
+from fp3o_jax.advantages import TDErrors, normalize_advantages
 from fp3o_jax.config import Hyperparams
 from fp3o_jax.networks import ActorCritic
-from fp3o_jax.schedules import Schedule
+from fp3o_jax.schedules import Algorithm, Schedule
 from fp3o_jax.sharing import active_groups, reduce_loss, take
 
 Metrics = dict[str, Array]
@@ -41,6 +43,8 @@ class Batch:
         target: [n, L, N] value target, in the critic's units.
         actor_hidden: [n, N, H] recurrent state before each sequence.
         critic_hidden: [n, N, H].
+        errors: [n, T, B] what the advantages were summed up from, for algorithms that do so anew in each
+            stage; else None.
     """
 
     obs: Array
@@ -55,12 +59,13 @@ class Batch:
     target: Array
     actor_hidden: Array
     critic_hidden: Array
+    errors: TDErrors | None = None
 
     def of_agents(self, agents: Array | None) -> Batch:
         """The rows of ``agents`` [P]; all if None."""
         if agents is None:
             return self
-        shared = {"starts": self.starts}
+        shared = {"starts": self.starts, "errors": None}
         if self.critic_inputs.shape[0] == 1:
             shared["critic_inputs"] = self.critic_inputs
         rows = take(self.replace(**dict.fromkeys(shared)), agents)
@@ -73,6 +78,7 @@ class Batch:
             **dict.fromkeys(("advantage", "value", "target"), 2),
             action_mask=None if self.action_mask is None else 2,
             **dict.fromkeys(("starts", "actor_hidden", "critic_hidden"), 1),
+            errors=None,
         )
         return jax.tree.map(lambda x, axis: jnp.take(x, index, axis=axis), self, axes)
 
@@ -84,27 +90,61 @@ def as_sequences(x: Array, length: int) -> Array:
     return chunks.reshape((n, length, steps // length * num_envs, *x.shape[3:]))
 
 
+def as_steps(x: Array, num_envs: int) -> Array:
+    """Puts the chunks together again: [n, L, N, ...] -> [n, T, B, ...], the inverse of `as_sequences`."""
+    n, length, count = x.shape[:3]
+    chunks = x.reshape((n, length, count // num_envs, num_envs, *x.shape[3:])).swapaxes(1, 2)
+    return chunks.reshape((n, length * (count // num_envs), num_envs, *x.shape[3:]))
+
+
 def chunk_starts(hidden: Array, length: int) -> Array:
     """The recurrent states before each sequence: [n, T, B, H] before each step -> [n, N, H]."""
     return as_sequences(hidden, length)[:, 0]
 
 
+class Stage(NamedTuple):
+    """One stage of a schedule, as the update runs it.
+
+    Attributes:
+        agents: [P] the agent of each row; None for all of them in order.
+        kept: [P] 1 where the pipeline runs.
+        weights: [P, n] bool, whose ratios weigh on the row.
+        clip: [P] factor on the clip range.
+    """
+
+    agents: Array | None
+    kept: Array
+    weights: Array
+    clip: Array
+
+
+def joint(weights: Array, log_ratio: Array) -> Array:
+    """log W: the sum of the log-ratios [n, L, N] of each row's ``weights`` [P, n] -> [P, L, N]."""
+    return jnp.einsum(
+        "pn,nls->pls", weights.astype(log_ratio.dtype), log_ratio, precision=jax.lax.Precision.HIGHEST
+    )
+
+
 def make_update(
     networks: ActorCritic,
+    algorithm: Algorithm,
     *,
     epochs: int,
     num_minibatches: int,
     condition: Callable[[Array, Array], Array],
     head_lr_scale: float | None = None,
+    transform: optax.GradientTransformation = optimizer.ADAM,
 ) -> Callable[..., tuple[Any, Any, Metrics]]:
     """The function that turns a batch into new parameters.
 
     Args:
         networks: the networks.
+        algorithm: the member of the family (see ``schedules.ALGORITHMS``).
         epochs: passes over the batch per stage.
         num_minibatches: parts of each pass.
         condition: decides which pipelines of a gated stage run (see ``schedules.CONDITIONS``).
         head_lr_scale: factor on the heads' learning rate; by default what the sharing asks for.
+        transform: makes a direction of the clipped gradient; Adam but for tests.
 
     Returns:
         ``update(params, opt_state, batch, schedule, key, hyperparams, lr_fraction) ->
@@ -119,12 +159,16 @@ def make_update(
         return distribution.log_prob(batch.action), distribution
 
     def objective(
-        params: Any, batch: Batch, agents: Array | None, kept: Array, hp: Hyperparams
+        params: Any, batch: Batch, log_weight: Array, stage: Stage, hp: Hyperparams
     ) -> tuple[Array, Metrics]:
         """The loss of all pipelines of a stage. Each row's parameters meet its own samples alone."""
+        agents, kept = stage.agents, stage.kept
         log_probs, distribution = log_prob(params["actor"], batch, agents)
         log_ratio = log_probs - batch.log_prob
-        surrogate = losses.clipped_surrogate(log_ratio, batch.advantage, hp.clip_eps)
+        if algorithm.live:
+            log_weight = joint(stage.weights, jax.lax.stop_gradient(log_ratio))
+        clip_eps = hp.clip_eps * stage.clip[:, None, None]
+        surrogate = algorithm.surrogate(log_ratio, log_weight, batch.advantage, clip_eps, hp.weight_clip_eps)
         entropy = distribution.entropy()
         value, _ = networks.value(
             params["critic"], batch.critic_inputs, batch.critic_hidden, batch.starts, agents
@@ -142,7 +186,7 @@ def make_update(
             value_error, batch.alive, kept, sharing.critic.component, sharing.pooled, agents
         )
         counted = batch.alive * kept[:, None, None]
-        clipped = (jnp.abs(jnp.exp(log_ratio) - 1.0) > hp.clip_eps).astype(counted.dtype)
+        clipped = (jnp.abs(jnp.exp(log_ratio) - 1.0) > clip_eps).astype(counted.dtype)
         metrics = {
             "policy_loss": -losses.masked_mean(surrogate, counted),
             "value_loss": losses.masked_mean(value_error, counted),
@@ -155,13 +199,14 @@ def make_update(
         params: Any,
         opt_state: Any,
         batch: Batch,
-        agents: Array | None,
-        kept: Array,
+        log_weight: Array,
+        stage: Stage,
         hp: Hyperparams,
         lr_fraction: Array,
     ) -> tuple[Any, Any, Metrics]:
         """One gradient step of every group of parameters that a running pipeline owns."""
-        grads, metrics = jax.grad(objective, has_aux=True)(params, batch, agents, kept, hp)
+        agents, kept = stage.agents, stage.kept
+        grads, metrics = jax.grad(objective, has_aux=True)(params, batch, log_weight, stage, hp)
         parts = {
             "actor": (sharing, hp.actor_lr, head_scale(kept.shape[0])),
             "critic": (sharing.critic, hp.critic_lr, 1.0),
@@ -177,6 +222,7 @@ def make_update(
                 head_scale=scale,
                 max_grad_norm=hp.max_grad_norm,
                 active={p: active_groups(getattr(tied, p), kept, agents) for p in optimizer.PARTS},
+                transform=transform,
             )
         return params, opt_state, metrics
 
@@ -195,35 +241,39 @@ def make_update(
         n, _, num_sequences = batch.log_prob.shape
         num_pipelines = schedule.owners.shape[1]
         chex.assert_shape(schedule.weights, (None, num_pipelines, n))
+        if algorithm.live and num_pipelines != n:
+            raise ValueError("live weights need stages that own every agent")
 
-        def stage(carry: tuple[Any, Any, Array], inputs: tuple[Schedule, Array]):
+        def run_stage(carry: tuple[Any, Any, Array], inputs: tuple[Schedule, Array]):
             params, opt_state, log_rho = carry
-            (owners, weights, gated, scale), key = inputs
+            (owners, weights, gated, scale, clip), key = inputs
             if num_pipelines == n:
                 # Every agent is owned: go through them in order, and nothing has to be gathered.
                 order, agents = jnp.argsort(owners), None
-                weights, scale = weights[order], scale[order]
+                weights, scale, clip = weights[order], scale[order], clip[order]
             else:
                 agents = owners
             rows = batch.of_agents(agents)
 
             # W_p = product of rho_q over the agents q in the pipeline's weights, a constant of the stage.
-            log_weight = jnp.einsum(
-                "pn,nls->pls",
-                weights.astype(log_rho.dtype),
-                log_rho,
-                precision=jax.lax.Precision.HIGHEST,
-            )
-            advantage = rows.advantage * scale[:, None, None]
-            corrected = advantage * jnp.exp(log_weight)
-            rho = jnp.exp(take(log_rho, agents)) * rows.alive
-            holds = condition((rho * corrected).sum((1, 2)), (rho * advantage).sum((1, 2)))
-            kept = jnp.where(gated, holds, True).astype(advantage.dtype)
-            rows = rows.replace(advantage=corrected)
+            log_weight = joint(weights, log_rho)
+            if algorithm.correction is not None:
+                num_envs = batch.errors.decay.shape[1]
+                errors = TDErrors(take(batch.errors.delta, agents), batch.errors.decay)
+                advantage = algorithm.correction(errors, as_steps(log_weight, num_envs))
+                advantage = as_sequences(advantage, rows.alive.shape[1])
+                rows = rows.replace(advantage=normalize_advantages(advantage, rows.alive))
+            rows = rows.replace(advantage=rows.advantage * scale[:, None, None])
+            plain = jnp.exp(take(log_rho, agents)) * rows.alive * rows.advantage
+            sums = (plain * jnp.exp(log_weight)).sum((1, 2)), plain.sum((1, 2))
+            kept = jnp.where(gated, condition(*sums), True).astype(plain.dtype)
+            stage = Stage(agents, kept, weights, clip)
 
             def minibatch(carry: tuple[Any, Any], index: Array):
-                part = rows if num_minibatches == 1 else rows.sequences(index)
-                params, opt_state, metrics = descend(*carry, part, agents, kept, hp, lr_fraction)
+                part, weight = rows, log_weight
+                if num_minibatches > 1:
+                    part, weight = rows.sequences(index), jnp.take(log_weight, index, axis=2)
+                params, opt_state, metrics = descend(*carry, part, weight, stage, hp, lr_fraction)
                 return (params, opt_state), metrics
 
             if num_minibatches == 1:
@@ -237,19 +287,28 @@ def make_update(
             # The stage ends by recording the new ratios of the agents that it owned.
             log_ratio = log_prob(params["actor"], rows, agents)[0] - rows.log_prob
             log_rho = log_ratio if agents is None else log_rho.at[agents].set(log_ratio)
-            return (params, opt_state, log_rho), (metrics, kept)
+            held = kept if agents is None else jnp.ones(n, kept.dtype).at[agents].set(kept)
+            return (params, opt_state, log_rho), (metrics, kept, held, jnp.stack(sums).sum(1))
 
         keys = jax.random.split(key, schedule.gated.shape[0])
         carry = (params, opt_state, jnp.zeros_like(batch.log_prob))
-        (params, opt_state, log_rho), (metrics, kept) = jax.lax.scan(stage, carry, (schedule, keys))
+        (params, opt_state, log_rho), (metrics, kept, held, sums) = jax.lax.scan(
+            run_stage, carry, (schedule, keys)
+        )
         if num_pipelines < n:
             # Shared parameters moved the policies of agents that were recorded earlier.
             log_rho = log_prob(params["actor"], batch, None)[0] - batch.log_prob
         # A stage that was skipped has nothing to report.
         ran = jnp.broadcast_to(kept.max(1, keepdims=True), metrics["entropy"].shape)
         metrics = {name: losses.masked_mean(value, ran) for name, value in metrics.items()}
-        gates = jnp.broadcast_to(schedule.gated[:, None], kept.shape)
-        metrics["condition_held"] = jnp.where(gates.any(), losses.masked_mean(kept, gates), 1.0)
+        # Of the gated stages alone; without any, the condition counts as held.
+        gates = schedule.gated.astype(kept.dtype)
+        agents_held = jnp.where(gates.any(), gates @ held / jnp.maximum(gates.sum(), 1.0), 1.0)
+        metrics |= {
+            "condition_held": agents_held.mean(),
+            "agent_condition_held": agents_held,
+            "condition_sums": gates @ sums,
+        }
         metrics |= policy_change(log_rho, batch.alive)
         return params, opt_state, metrics
 

@@ -1,0 +1,170 @@
+"""Our schedules against whole updates in float64 NumPy with gradients derived by hand."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import numpy_updates
+from fp3o_jax import Config, optimizer
+from fp3o_jax.advantages import TDErrors
+from fp3o_jax.networks import Categorical
+from fp3o_jax.schedules import CONDITIONS, make_algorithm
+from fp3o_jax.sharing import apply_grouped, make_sharing
+from fp3o_jax.update import Batch, make_update
+
+STEPS, ENVS, OBS, STATE, ACTIONS, WIDTH, EPOCHS = 6, 5, 4, 3, 3, 2, 3
+COUNT = STEPS * ENVS
+ALGORITHMS = ("mappo", "fp3o", "coppo", "happo", "a2po")
+HP = Config(actor_lr=0.5, critic_lr=0.1, clip_eps=0.1, weight_clip_eps=0.05, max_grad_norm=1e9).hyperparams
+
+
+class Linear:
+    """The networks of the NumPy reference, as the update wants them."""
+
+    def __init__(self, sharing):
+        self.sharing = sharing
+
+    def policy(self, params, obs, action_mask, hidden, starts, agents=None):
+        features = apply_grouped(lambda u, x: x @ u, params["trunk"], self.sharing.trunk, agents, obs)
+        logits = apply_grouped(lambda w, x: x @ w, params["head"], self.sharing.head, agents, features)
+        return Categorical(logits), None
+
+    def value(self, params, inputs, hidden, starts, agents=None):
+        groups, rows = self.sharing.critic.trunk, hidden.shape[0]
+        inputs = jnp.broadcast_to(inputs, (rows, *inputs.shape[1:]))
+        features = apply_grouped(lambda u, x: x @ u, params["trunk"], groups, agents, inputs)
+        return apply_grouped(lambda w, x: x @ w, params["head"], groups, agents, features), None
+
+
+def random_params(sharing, rng):
+    trunks, heads = max(sharing.trunk) + 1, max(sharing.head) + 1
+    shapes = ((trunks, OBS, WIDTH), (heads, WIDTH, ACTIONS), (trunks, STATE, WIDTH), (trunks, WIDTH))
+    return [rng.normal(size=shape) for shape in shapes]
+
+
+def random_batch(n, team, rng):
+    batch = {
+        "obs": rng.normal(size=(n, COUNT, OBS)),
+        "state": rng.normal(size=(COUNT, STATE)),
+        "action": rng.integers(0, ACTIONS, (n, COUNT)),
+        "alive": (rng.random((n, COUNT)) < 0.8).astype(float),
+        "advantage": rng.normal(size=(n, COUNT)),
+        "value": rng.normal(size=(n, COUNT)),
+        "target": 8 * rng.normal(size=(n, COUNT)),
+        "delta": rng.normal(size=(n, STEPS, ENVS)),
+        "decay": 0.9 * (rng.random((STEPS, ENVS)) > 0.2),
+    }
+    return batch | {"log_prob": np.stack([team.log_prob(batch, i) for i in range(n)])}
+
+
+def ours(algorithm, sharing, params, batch, schedule):
+    """The update that training runs, in float64 and with plain gradient descent."""
+    n = len(batch["obs"])
+    U, W, C, c = map(jnp.asarray, params)
+    params = {"actor": {"trunk": U, "head": W}, "critic": {"trunk": C, "head": c}}
+    sequences = {name: jnp.asarray(x)[:, None] for name, x in batch.items() if name not in ("delta", "decay")}
+    hidden = jnp.zeros((n, COUNT, 0))
+    rows = Batch(
+        **{k: sequences[k] for k in ("obs", "alive", "action", "log_prob", "advantage", "value", "target")},
+        critic_inputs=jnp.asarray(batch["state"])[None, None],
+        action_mask=None,
+        starts=jnp.zeros((1, COUNT), bool),
+        actor_hidden=hidden,
+        critic_hidden=hidden,
+        errors=TDErrors(jnp.asarray(batch["delta"]), jnp.asarray(batch["decay"])),
+    )
+    sgd = optax.identity()
+    update = make_update(
+        Linear(sharing),
+        make_algorithm(algorithm),
+        epochs=EPOCHS,
+        num_minibatches=1,
+        condition=CONDITIONS["joint"],
+        transform=sgd,
+    )
+    opt_state = {name: optimizer.init(tree, sgd) for name, tree in params.items()}
+    new, _, metrics = jax.jit(update)(params, opt_state, rows, schedule, jax.random.key(0), HP)
+    return [
+        new["actor"]["trunk"],
+        new["actor"]["head"],
+        new["critic"]["trunk"],
+        new["critic"]["head"],
+    ], metrics
+
+
+def both(algorithm, name, n, seed=0, order=None):
+    """(ours, NumPy's, before, metrics); NumPy's in ``order``, by default the one that was drawn."""
+    rng = np.random.default_rng(seed)
+    sharing = make_sharing(name, None, n)
+    params = random_params(sharing, rng)
+    team = numpy_updates.Team(params, sharing.trunk, sharing.head, name != "partial")
+    batch = random_batch(n, team, rng)
+    with jax.enable_x64(True):
+        schedule = make_algorithm(algorithm).schedule(jax.random.key(seed + 3), n)
+        new, metrics = jax.device_get(ours(algorithm, sharing, params, batch, schedule))
+        drawn = [int(i) for i in schedule.owners[:, 0]]
+    numpy_updates.update(algorithm, team, batch, order or drawn, EPOCHS, HP._asdict())
+    return new, [team.U, team.W, team.C, team.c], params, metrics
+
+
+def assert_same(new, expected, before):
+    for x, y, start in zip(new, expected, before, strict=True):
+        assert x.dtype == np.float64
+        change = np.abs(y - start).max()
+        assert change > 1e-3
+        np.testing.assert_allclose(x, y, rtol=0, atol=1e-10 * change)
+
+
+@pytest.mark.parametrize("sharing", ["full", "partial", "none"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_whole_update_is_numpys(algorithm, sharing):
+    new, expected, before, _ = both(algorithm, sharing, 3)
+    assert_same(new, expected, before)
+
+
+def test_the_condition_is_seen_to_hold_and_to_fail():
+    held = set()
+    for seed in range(6):
+        new, expected, before, metrics = both("fp3o", "partial", 3, seed)
+        assert_same(new, expected, before)
+        held.add(float(metrics["condition_held"]))
+    assert held == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("algorithm", ["happo", "a2po"])
+def test_weights_accumulate_in_the_drawn_order(algorithm):
+    """NumPy's update in each of the six orders: ours is the drawn one's and no other's."""
+    results = {order: both(algorithm, "none", 3, order=order) for order in itertools.permutations(range(3))}
+    matching = [
+        order
+        for order, (new, expected, *_) in results.items()
+        if all(np.allclose(x, y, atol=1e-9) for x, y in zip(new, expected, strict=True))
+    ]
+    key = jax.random.key(3)
+    with jax.enable_x64(True):
+        drawn = make_algorithm(algorithm).schedule(key, 3).owners[:, 0]
+    assert matching == [tuple(int(i) for i in drawn)]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_one_agent_is_single_agent_ppo(algorithm):
+    """PPO written out for one agent; the members of the family differ from it only where they say so."""
+    rng = np.random.default_rng(0)
+    sharing = make_sharing("full", None, 1)
+    params = random_params(sharing, rng)
+    team = numpy_updates.Team(params, (0,), (0,), True)
+    batch = random_batch(1, team, rng)
+    hp = HP._asdict()
+    advantage = batch["advantage"]
+    if algorithm == "a2po":
+        advantage = [numpy_updates.corrected_advantage(batch, 0, np.ones(COUNT))]
+    for _ in range(EPOCHS * (2 if algorithm == "fp3o" else 1)):
+        team.step(batch, [0], advantage, [1.0], "outside", hp["clip_eps"], hp)
+    with jax.enable_x64(True):
+        schedule = make_algorithm(algorithm).schedule(jax.random.key(0), 1)
+        new, _ = jax.device_get(ours(algorithm, sharing, params, batch, schedule))
+    assert_same(new, [team.U, team.W, team.C, team.c], params)
