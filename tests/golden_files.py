@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -96,15 +97,22 @@ class Golden:
         """[n, T or T+1, B, ...] of one field of the batch."""
         return np.stack([self.data[f"batch/agent{i}/{name}"] for i in range(self.n)])
 
+    def prefixes(self, when: str) -> Callable[[int], tuple[str, str, str]]:
+        """agent -> where the reference keeps the weights of its trunk, of its head and of its critic."""
+
+        def of(agent: int) -> tuple[str, str, str]:
+            j = agent if self.kind == "none" else 0
+            actor = f"{when}/actor{j}/"
+            head = f"{actor}act.{agent}." if self.kind == "partial" else f"{actor}act."
+            return actor, head, f"{when}/critic{j}/"
+
+        return of
+
     def params(self, when: str) -> dict:
         """The weights at ``init``, ``stage0`` or ``stage1``, in our layout."""
-        count = self.n if self.kind == "none" else 1
-        actors = [f"{when}/actor{j}/" for j in range(count)]
-        critics = [f"{when}/critic{j}/" for j in range(count)]
-        if self.kind == "partial":
-            heads = [f"{actors[0]}act.{i}." for i in range(self.n)]
-        else:
-            heads = [f"{actor}act." for actor in actors]
+        actors, heads, critics = (
+            list(dict.fromkeys(names)) for names in zip(*map(self.prefixes(when), range(self.n)), strict=True)
+        )
         return {
             "actor": {
                 "trunk": _stack([_read(self.data, a, _TRUNK) for a in actors]),

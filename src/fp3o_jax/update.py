@@ -72,7 +72,7 @@ class Batch:
         return rows.replace(**shared)
 
     def sequences(self, index: Array) -> Batch:
-        """The minibatch of the sequences ``index``."""
+        """The minibatch of the sequences ``index``, without ``errors``."""
         axes = Batch(
             **dict.fromkeys(("obs", "critic_inputs", "alive", "action", "log_prob"), 2),
             **dict.fromkeys(("advantage", "value", "target"), 2),
@@ -80,7 +80,7 @@ class Batch:
             **dict.fromkeys(("starts", "actor_hidden", "critic_hidden"), 1),
             errors=None,
         )
-        return jax.tree.map(lambda x, axis: jnp.take(x, index, axis=axis), self, axes)
+        return jax.tree.map(lambda x, axis: jnp.take(x, index, axis=axis), self.replace(errors=None), axes)
 
 
 def as_sequences(x: Array, length: int) -> Array:

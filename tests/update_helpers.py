@@ -1,0 +1,105 @@
+"""A small team, a random batch for it, and compiled updates that tests share."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fp3o_jax import Config, optimizer
+from fp3o_jax.advantages import TDErrors
+from fp3o_jax.networks import ActorCritic
+from fp3o_jax.schedules import CONDITIONS, make_algorithm
+from fp3o_jax.sharing import make_sharing
+from fp3o_jax.update import Batch, make_update
+
+STEPS, ENVS, OBS, STATE, ACTIONS = 6, 4, 4, 5, 3
+LENGTH, COUNT = 1, STEPS * ENVS
+HP = Config(actor_lr=3e-3, critic_lr=3e-3).hyperparams
+
+
+@functools.cache
+def networks(sharing, n=3, agent_id=True, obs=OBS, actions=ACTIONS):
+    """``obs`` and ``actions``: the size for each agent, or for all."""
+    types = ("a", "a", "b")[:n] if n <= 3 else None
+    return ActorCritic(
+        sharing=make_sharing(sharing, types, n),
+        obs_sizes=(obs,) * n if isinstance(obs, int) else obs,
+        critic_sizes=(STATE,) * n,
+        action_sizes=(actions,) * n if isinstance(actions, int) else actions,
+        discrete=True,
+        hidden_size=8,
+        recurrent=False,
+        agent_id=agent_id,
+    )
+
+
+@functools.cache
+def compiled(nets, algorithm="fp3o", condition="joint", epochs=2):
+    """The update; FP3O's also runs the schedules of those that differ from it in nothing else."""
+    return jax.jit(
+        make_update(
+            nets,
+            make_algorithm(algorithm),
+            epochs=epochs,
+            num_minibatches=1,
+            condition=CONDITIONS.get(condition, condition),
+        )
+    )
+
+
+def start(nets):
+    """Parameters and optimiser states, in JAX's working precision."""
+    return _start(nets, jnp.result_type(float))
+
+
+@functools.cache
+def _start(nets, dtype):
+    params = jax.tree.map(lambda x: x.astype(dtype), jax.jit(nets.init)(jax.random.key(1)))
+    return params, {part: optimizer.init(params[part]) for part in params}
+
+
+@functools.cache
+def _log_prob(nets):
+    return jax.jit(
+        lambda params, obs, hidden, starts, action: nets.policy(params["actor"], obs, None, hidden, starts)[
+            0
+        ].log_prob(action)
+    )
+
+
+def make_batch(params, nets, seed=0):
+    n = nets.num_agents
+    rng = np.random.default_rng(seed)
+    dtype = jnp.result_type(float)
+
+    def normal(*shape):
+        return jnp.asarray(rng.normal(size=shape), dtype)
+
+    obs = normal(n, LENGTH, COUNT, OBS)
+    starts, hidden = jnp.zeros((LENGTH, COUNT), bool), jnp.zeros((n, COUNT, 0))
+    action = jnp.asarray(rng.integers(0, ACTIONS, (n, LENGTH, COUNT)))
+    samples = (n, LENGTH, COUNT)
+    return Batch(
+        obs=obs,
+        critic_inputs=normal(1, LENGTH, COUNT, STATE),
+        action_mask=None,
+        alive=jnp.asarray(rng.random(samples) < 0.8, dtype),
+        starts=starts,
+        action=action,
+        log_prob=_log_prob(nets)(params, obs, hidden, starts, action),
+        advantage=normal(*samples),
+        value=normal(*samples),
+        target=normal(*samples),
+        actor_hidden=hidden,
+        critic_hidden=hidden,
+        errors=TDErrors(normal(n, STEPS, ENVS), jnp.asarray(0.9 * (rng.random((STEPS, ENVS)) < 0.8), dtype)),
+    )
+
+
+def assert_same(a, b, atol=2e-6):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=atol), a, b)
+
+
+def differs(a, b):
+    return any(np.abs(x - y).max() > 1e-4 for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
