@@ -84,3 +84,21 @@ def test_smoke_grid(capsys, monkeypatch):
         runpy.run_path(script, run_name="__main__")
     assert stop.value.code == 0
     assert "finite" in capsys.readouterr().out
+
+
+def test_deliberate_errors_fit_the_code():
+    module = runpy.run_path(str(ROOT / "experiments" / "deliberate_errors.py"))
+    assert len(module["MISTAKES"]) >= 5
+    for name, mistake in module["MISTAKES"].items():
+        assert (module["PACKAGE"] / mistake.file).read_text().count(mistake.right) == 1, name
+        assert mistake.wrong != mistake.right
+
+
+def test_theory_example(tmp_path, monkeypatch, capsys):
+    script = ROOT / "experiments" / "theory" / "sequential_against_pipelines.py"
+    figure = tmp_path / "theory.png"
+    small = ["--iterations", "4", "--games", "50", "--output", str(figure)]
+    monkeypatch.setattr(sys, "argv", [str(script), *small])
+    runpy.run_path(str(script), run_name="__main__")
+    assert "full pipeline (FP3O): the return fell in 0 of 50 games" in capsys.readouterr().out
+    assert figure.stat().st_size > 5000

@@ -14,7 +14,7 @@ from fp3o_jax.config import PRESETS, Config, ConfigError, unknown
 from fp3o_jax.runs import RunOptions, run_training
 
 DESCRIPTION = """\
-Train teams of agents with FP3O, MAPPO, IPPO or HAPPO, end to end in JAX.
+Train teams of agents with FP3O, MAPPO, IPPO, HAPPO, A2PO or CoPPO, end to end in JAX.
 
   fp3o train smax-3m                          a preset (fp3o list names them)
   fp3o train smax-3m --sharing none --seed 1  ... with some settings changed

@@ -57,12 +57,14 @@ class Algorithm(NamedTuple):
             must be owned in every stage), instead of those recorded when the stage began.
         correction: (TD errors, log weight) -> the advantages that a stage uses, where they are not those of
             GAE; a function of :mod:`fp3o_jax.advantages`.
+        critics_see_state: critics see the global state, instead of their agent's observation.
     """
 
     schedule: Callable[[Array, int], Schedule]
     surrogate: Callable[..., Array] = weighted_surrogate
     live: bool = False
     correction: Callable[[TDErrors, Array], Array] | None = None
+    critics_see_state: bool = True
 
 
 SelectionFn = Callable[[Array, Array], Array]
@@ -173,7 +175,7 @@ def advantage_split(split: str | tuple[float, ...]) -> SplitFn:
 #: name -> the algorithm, from the settings `selection` and `advantage_split`, which FP3O alone reads.
 ALGORITHMS: dict[str, Callable[[SelectionFn, SplitFn], Algorithm]] = {
     "mappo": lambda selection, split: Algorithm(simultaneous),
-    "ippo": lambda selection, split: Algorithm(simultaneous),
+    "ippo": lambda selection, split: Algorithm(simultaneous, critics_see_state=False),
     "coppo": lambda selection, split: Algorithm(coordinated, double_clipped_surrogate, live=True),
     "happo": lambda selection, split: Algorithm(sequential),
     "a2po": lambda selection, split: Algorithm(

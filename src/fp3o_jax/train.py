@@ -58,7 +58,7 @@ class Trainer:
         config: the validated settings.
         env: the environment.
         networks: the networks.
-        algorithm: schedule and objective.
+        algorithm: the member of the family.
     """
 
     config: Config
@@ -115,7 +115,7 @@ class Trainer:
             key_rollout,
             rollout_length=config.rollout_length,
             chunk_length=config.sequence_length,
-            critics_see_state=config.algorithm != "ippo",
+            critics_see_state=self.algorithm.critics_see_state,
             bootstrap_truncations=config.bootstrap_truncations,
         )
         batch, value_norm, critic_hidden, fit = self._batch(state, trajectory)
@@ -227,7 +227,8 @@ def make_train(config: Config | Mapping[str, Any], env: Any = None) -> Trainer:
     if not isinstance(config, Config):
         config = Config.from_dict(config)
     environment = make_env(config.env, config.env_kwargs) if env is None else make_env(env)
-    if config.algorithm != "ippo" and environment.state_size == 0:
+    algorithm = make_algorithm(config.algorithm, config.selection, config.advantage_split)
+    if algorithm.critics_see_state and environment.state_size == 0:
         raise ConfigError(
             f"env={environment.name!r} has no global state, which the critics of "
             f"algorithm={config.algorithm!r} need: give it `obs['world_state']` or a method "
@@ -245,14 +246,13 @@ def make_train(config: Config | Mapping[str, Any], env: Any = None) -> Trainer:
             config.sharing, environment.agent_types, n, config.trunk_groups, config.head_groups
         ),
         obs_sizes=environment.obs_sizes,
-        critic_sizes=(environment.obs_sizes if config.algorithm == "ippo" else (environment.state_size,) * n),
+        critic_sizes=(environment.state_size,) * n if algorithm.critics_see_state else environment.obs_sizes,
         action_sizes=environment.action_sizes,
         discrete=environment.discrete,
         hidden_size=config.hidden_size,
         recurrent=config.recurrent,
         agent_id=config.agent_id,
     )
-    algorithm = make_algorithm(config.algorithm, config.selection, config.advantage_split)
     return Trainer(config, environment, networks, algorithm)
 
 
