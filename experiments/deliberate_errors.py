@@ -21,6 +21,7 @@ from typing import NamedTuple
 import tyro
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "fp3o_jax"
@@ -98,7 +99,7 @@ def main(check: Check) -> int:
         with console.status(name):
             tests = failing(mistake, check.tests)
         unnoticed += not tests
-        table.add_row(name, "\n".join(tests) or "NONE")
+        table.add_row(name, Text("\n".join(tests) or "NONE"))
     console.print(table)
     return unnoticed
 
