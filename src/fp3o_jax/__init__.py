@@ -1,4 +1,4 @@
-"""FP3O and its family (MAPPO, IPPO, HAPPO, A2PO, CoPPO) end to end in JAX: ``train = make_train(Config(...))``."""
+"""FP3O, MAPPO, IPPO, HAPPO, A2PO and CoPPO end to end in JAX: ``train = make_train(Config(...))``."""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -11,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from fp3o_jax.config import PRESETS, Config, ConfigError, unknown
-from fp3o_jax.runs import RunOptions, run_training
+from fp3o_jax.runs import RunError, RunOptions, run_training
+from fp3o_jax.runs.directory import read_config, read_options
 
 DESCRIPTION = """\
 Train teams of agents with FP3O, MAPPO, IPPO, HAPPO, A2PO or CoPPO, end to end in JAX.
@@ -19,36 +21,48 @@ Train teams of agents with FP3O, MAPPO, IPPO, HAPPO, A2PO or CoPPO, end to end i
   fp3o train smax-3m                          a preset (fp3o list names them)
   fp3o train smax-3m --sharing none --seed 1  ... with some settings changed
   fp3o train --env mpe/simple_spread          from the defaults
+  fp3o train --resume RUN                     go on with a run that was stopped
   fp3o train --help                           every setting
 """
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit status (2 for settings that cannot be used)."""
+    """Runs the command line; returns the exit status: 2 for settings that cannot be used, 1 for a run that
+    cannot go on."""
     args = list(sys.argv[1:] if args is None else args)
     try:
-        default = Config()
+        default, options = Config(), RunOptions()
         if args[:1] == ["train"] and len(args) > 1 and not args[1].startswith("-"):
             preset = args.pop(1)
             if preset not in PRESETS:
                 raise unknown("preset", preset, PRESETS)
             default = PRESETS[preset].config
-        commands = {"train": _train_command(default), "list": list_names}
+        elif args[:2] == ["train", "--resume"]:
+            if len(args) < 3:
+                raise ConfigError("--resume needs the directory of a run")
+            run = Path(args[2])
+            del args[1:3]
+            default = read_config(run)
+            options = RunOptions(run_dir=run, **read_options(run))
+        commands = {"train": _train_command(default, options), "list": list_names}
         tyro.extras.subcommand_cli_from_dict(
             commands, prog="fp3o", description=DESCRIPTION, args=args or ["--help"]
         )
-    except ConfigError as error:
+    except (ConfigError, RunError) as error:
         Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
-        return 2
+        return 2 if isinstance(error, ConfigError) else 1
     return 0
 
 
-def _train_command(default: Config):
+def _train_command(default: Config, default_options: RunOptions) -> Callable[..., None]:
     def train(
         config: Annotated[Config, tyro.conf.arg(name="")] = default,
-        options: Annotated[RunOptions, tyro.conf.arg(name="")] = RunOptions(),  # noqa: B008 (frozen)
+        options: Annotated[RunOptions, tyro.conf.arg(name="")] = default_options,
     ) -> None:
-        """Train, evaluate and write a run directory: `fp3o train [PRESET] [settings]`."""
+        """Train, evaluate and write a run directory.
+
+        `fp3o train [PRESET] [settings]`, or `fp3o train --resume RUN` for one that was stopped.
+        """
         run_training(config, options)
 
     return train

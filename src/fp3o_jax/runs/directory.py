@@ -1,10 +1,19 @@
-"""A run's directory: config, metrics, summary."""
+"""A run's directory: what was asked for, by which versions, and what came of it."""
 
 from __future__ import annotations
 
+import contextlib
+import datetime
+import errno
+import fcntl
+import hashlib
+import importlib.metadata
 import json
 import math
-from collections.abc import Mapping
+import os
+import subprocess
+import uuid
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,42 +21,139 @@ import numpy as np
 
 from fp3o_jax.config import Config, ConfigError
 
+PACKAGES = ("fp3o-jax", "jax", "jaxlib", "jaxmarl", "brax", "flax", "optax", "orbax-checkpoint")
+#: What may lie in a directory before it is a run's: traces of a start that was cut short.
+_OWN = {"lock", "run.json", "run.json.part", "config.json.part"}
+
 
 class RunDirectory:
-    """Writes one run; never into a directory that holds something already.
+    """One run on disk. Opening it makes a new one or goes on with the one that is there.
 
     Args:
-        path: the directory, or None for a new one below ``runs/`` named after the config.
+        path: the directory, or None for the one below ``runs/`` that belongs to the config.
         config: the resolved settings, written to ``config.json``.
+        options: what else was asked for, as JSON holds it; kept with the versions in ``run.json``.
 
     Raises:
-        ConfigError: ``path`` exists and is not an empty directory.
+        ConfigError: the directory holds a run of other settings, or something that is no run, or another
+            process is writing to it.
     """
 
-    def __init__(self, path: Path | None, config: Config):
-        self.path = _new_path(config) if path is None else Path(path)
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+    def __init__(self, path: Path | None, config: Config, options: Mapping[str, Any] | None = None):
+        self.path = default_path(config) if path is None else Path(path)
+        if self.path.exists() and not self.path.is_dir():
+            raise ConfigError(f"run_dir={str(self.path)!r} is a file: choose a directory")
+        existing = self.path.exists() and any(self.path.iterdir())
+        if existing and (self.path / "config.json").exists():
+            _check_agrees(self.path, config)
+        elif existing and not {p.name for p in self.path.iterdir()} <= _OWN:
             raise ConfigError(
-                f"run_dir={str(self.path)!r} exists and is not empty, and a run is never overwritten: "
+                f"run_dir={str(self.path)!r} exists and is not a run, and nothing is ever overwritten: "
                 "choose another directory"
             )
         self.path.mkdir(parents=True, exist_ok=True)
-        self._write("config.json", config.to_dict())
-        self._metrics = (self.path / "metrics.jsonl").open("a", encoding="utf-8")
+        self._lock = _lock(self.path)
+        if not (self.path / "config.json").exists():
+            self._write("run.json", about() | {"options": options or {}})
+            # Last, so that a directory with a config is a run.
+            self._write("config.json", config.to_dict())
+        self.about: dict[str, Any] = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        self._metrics = (self.path / "metrics.jsonl").open("ab", buffering=0)
 
-    def log(self, metrics: Mapping[str, Any]) -> None:
-        """Appends one line to ``metrics.jsonl``."""
-        self._metrics.write(json.dumps(plain(metrics), allow_nan=False) + "\n")
-        self._metrics.flush()
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """What the run ended with; None if it has not."""
+        file = self.path / "summary.json"
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
+    def log(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Appends lines to ``metrics.jsonl``."""
+        lines = "".join(json.dumps(plain(row), allow_nan=False) + "\n" for row in rows).encode()
+        if self._metrics.write(lines) != len(lines):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def synced_size(self) -> int:
+        """Bytes of ``metrics.jsonl``, all of which are on the disk."""
+        os.fsync(self._metrics.fileno())
+        return self._metrics.tell()
+
+    def cut_metrics(self, size: int) -> None:
+        """Forgets the lines behind the first ``size`` bytes: they will be written again."""
+        self._metrics.truncate(size)
+        self._metrics.seek(0, os.SEEK_END)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Writes ``summary.json``."""
-        self._metrics.close()
         self._write("summary.json", summary)
 
+    def close(self) -> None:
+        """Lets go of the directory."""
+        self._metrics.close()
+        self._lock.close()
+
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
-        text = json.dumps(plain(content), indent=2, allow_nan=False)
-        (self.path / name).write_text(text + "\n", encoding="utf-8")
+        """A file is there as a whole or not at all."""
+        part = self.path / f"{name}.part"
+        with part.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(plain(content), indent=2, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(self.path / name)
+
+
+def read_config(path: Path) -> Config:
+    """The config of the run at ``path``.
+
+    Raises:
+        ConfigError: there is no run.
+    """
+    file = Path(path) / "config.json"
+    if not file.exists():
+        raise ConfigError(f"{str(path)!r} is not a run: it has no config.json")
+    return Config.from_dict(json.loads(file.read_text(encoding="utf-8")))
+
+
+def read_options(path: Path) -> dict[str, Any]:
+    """The options of the run at ``path``, as JSON holds them."""
+    return json.loads((Path(path) / "run.json").read_text(encoding="utf-8"))["options"]
+
+
+def default_path(config: Config) -> Path:
+    """Below ``runs/``: the same settings have the same directory, so that the same command goes on."""
+    env = config.env.replace("/", "-").replace("|", "-")
+    settings = json.dumps(plain(config.to_dict()), sort_keys=True)
+    mark = hashlib.sha256(settings.encode()).hexdigest()[:6]
+    return Path("runs") / f"{env}_{config.algorithm}_{config.sharing}_seed{config.seed}_{mark}"
+
+
+def about() -> dict[str, Any]:
+    """Who made the run: an identity, versions, commit and device."""
+    import jax
+
+    versions = {}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return {
+        "run_id": uuid.uuid4().hex[:12],
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": versions,
+        "git_commit": _commit(),
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that the package runs from; None if it runs from none."""
+
+    def git(*args: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *args]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        return git("rev-parse", "HEAD")
+    return None
 
 
 def plain(value: Any) -> Any:
@@ -63,11 +169,25 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _new_path(config: Config) -> Path:
-    env = config.env.replace("/", "-").replace("|", "-")
-    name = f"{env}_{config.algorithm}_{config.sharing}_seed{config.seed}"
-    number, path = 1, Path("runs") / name
-    while path.exists():
-        number += 1
-        path = Path("runs") / f"{name}_{number}"
-    return path
+def _check_agrees(path: Path, config: Config) -> None:
+    there, here = plain(read_config(path).to_dict()), plain(config.to_dict())
+    differences = [
+        f"{name} is {there[name]!r} there and {value!r} here"
+        for name, value in here.items()
+        if there[name] != value
+    ]
+    if differences:
+        raise ConfigError(
+            f"run_dir={str(path)!r} holds a run of other settings ({'; '.join(differences)}), and a run is "
+            "never overwritten: choose another directory, or the settings that it has"
+        )
+
+
+def _lock(path: Path) -> Any:
+    file = (path / "lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise ConfigError(f"run_dir={str(path)!r}: another process is writing to this run") from error
+    return file

@@ -41,10 +41,11 @@ class TrainingProgress:
     Args:
         console: where to print.
         num_updates: length of the run.
+        done: updates that lie behind it already.
     """
 
-    def __init__(self, console: Console, num_updates: int):
-        self._console, self._total = console, num_updates
+    def __init__(self, console: Console, num_updates: int, done: int = 0):
+        self._console, self._total, self._before = console, num_updates, done
         self._start = self._last_line = time.monotonic()
         self._bar = Progress(
             BarColumn(bar_width=10),
@@ -55,7 +56,7 @@ class TrainingProgress:
             console=console,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("", total=num_updates)
+        self._task = self._bar.add_task("", total=num_updates, completed=done)
 
     def __enter__(self) -> TrainingProgress:
         self._bar.start()
@@ -67,7 +68,8 @@ class TrainingProgress:
     def update(self, done: int, env_steps: int, shown: Mapping[str, float]) -> None:
         """Shows that ``done`` updates, or ``env_steps`` steps over all seeds, are behind us."""
         now = time.monotonic()
-        speed = env_steps / max(now - self._start, 1e-9)
+        here = done - self._before  # speed and time left are those of this process
+        speed = env_steps * here / done / max(now - self._start, 1e-9)
         text = "  ".join(
             [f"{speed:,.0f} env steps/s"]
             # Before the first episode has ended there is nothing to show.
@@ -78,5 +80,5 @@ class TrainingProgress:
             now - self._last_line >= SECONDS_BETWEEN_LINES or done == self._total
         ):
             self._last_line = now
-            left = (now - self._start) / done * (self._total - done)
+            left = (now - self._start) / here * (self._total - done)
             self._console.print(f"update {done}/{self._total}  {text}  left {left:.0f} s", soft_wrap=True)

@@ -1,0 +1,189 @@
+"""Whole training states on disk: saved in the background, checked when they are read."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from fp3o_jax.config import ConfigError
+
+KEPT = 3
+
+
+class Checkpoint(NamedTuple):
+    """What was saved after an update.
+
+    Attributes:
+        update: the number of updates that it follows.
+        state: the training state, leaves as in the template.
+        record: what the host wrote beside it.
+    """
+
+    update: int
+    state: Any
+    record: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of a run: the last few, and the best.
+
+    Each is complete or not there: orbax writes it under another name first. What it holds is hashed, so that
+    a damaged one is told from a whole one.
+
+    Args:
+        path: directory, made if it does not exist.
+        keep: how many of the newest are kept, besides the one of the highest score.
+    """
+
+    def __init__(self, path: Path, keep: int = KEPT):
+        import orbax.checkpoint as ocp
+        from orbax.checkpoint import checkpoint_managers as policies
+
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        self._args = ocp.args
+        self.path = Path(path).absolute()
+        self._manager = ocp.CheckpointManager(
+            self.path,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=policies.AnyPreservationPolicy(
+                    [policies.LatestN(keep), policies.BestN(n=1, get_metric_fn=lambda m: m["score"])]
+                ),
+                cleanup_tmp_directories=True,
+            ),
+        )
+
+    def save(self, update: int, state: Any, record: Mapping[str, Any], score: float) -> None:
+        """Copies ``state`` to the host and returns; the writing goes on in the background.
+
+        Raises:
+            OSError: writing an earlier one has failed, such as for want of space.
+        """
+        arrays = pack(state)
+        score = float(score) if np.isfinite(score) else -np.finfo(np.float64).max
+        record = {**record, "score": score, "digest": digest(arrays), "structure": structure(arrays)}
+        self._manager.save(
+            update,
+            args=self._args.Composite(
+                # Arrays without elements cannot be saved, and need not be.
+                state=self._args.StandardSave({k: v for k, v in arrays.items() if v.size}),
+                run=self._args.JsonSave(record),
+            ),
+            metrics={"score": record["score"]},
+            force=True,
+        )
+
+    def restore(self, template: Any, best: bool = False) -> Checkpoint | None:
+        """The newest checkpoint that is whole; None if there is none.
+
+        Args:
+            template: what ``jax.eval_shape`` says of the state.
+            best: that of the highest score instead of the newest.
+
+        Raises:
+            ConfigError: it was saved by another config or version.
+        """
+        expected = {name: np.empty(*spec) for name, spec in _specs(template).items()}
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        if best:
+            steps.sort(key=lambda step: -self._manager.metrics(step)["score"])
+        for step in steps:
+            try:
+                record = self._restore(step, run=self._args.JsonRestore()).run
+                fits = record["structure"] == structure(expected)
+                if fits:
+                    arrays = self._restore(
+                        step,
+                        state=self._args.StandardRestore({k: v for k, v in expected.items() if v.size}),
+                    ).state
+                    arrays = {**expected, **{k: np.asarray(v) for k, v in arrays.items()}}
+                    whole = digest(arrays) == record["digest"]
+            except Exception as error:  # whatever a damaged file makes of a parser
+                fits, whole = True, False
+                logging.getLogger(__name__).debug("checkpoint %s: %s", step, error)
+            if not fits:
+                raise ConfigError(
+                    f"checkpoint {self.path / str(step)} does not fit this config: it was saved by another "
+                    "config or another version; continue with those it was started with"
+                )
+            if whole:
+                return Checkpoint(step, unpack(arrays, template), record)
+            warnings.warn(
+                f"checkpoint {self.path / str(step)} is damaged; falling back to the one before",
+                stacklevel=2,
+            )
+        return None
+
+    def drop_after(self, update: int) -> None:
+        """Removes checkpoints of later updates: damaged ones would stand in the way of new ones."""
+        for step in self._manager.all_steps():
+            if step > update:
+                shutil.rmtree(self.path / str(step), ignore_errors=True)
+        self._manager.reload()
+
+    def check(self) -> None:
+        """Raises what has gone wrong in the background."""
+        self._manager.check_for_errors()
+
+    def close(self) -> None:
+        """Waits for the writing to end."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    def _restore(self, step: int, **items: Any) -> Any:
+        return self._manager.restore(step, args=self._args.Composite(**items))
+
+
+def _is_key(leaf: Any) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _named(tree: Any) -> dict[str, Any]:
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _specs(template: Any) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """name -> shape and dtype as saved: keys as their data."""
+    data = jax.eval_shape(
+        lambda tree: jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else x, tree), template
+    )
+    return {name: (leaf.shape, leaf.dtype) for name, leaf in _named(data).items()}
+
+
+def pack(state: Any) -> dict[str, np.ndarray]:
+    """Leaves by name, copied to the host: the device may reuse their memory at once."""
+    return {
+        name: np.array(jax.random.key_data(leaf) if _is_key(leaf) else leaf, copy=True)
+        for name, leaf in _named(state).items()
+    }
+
+
+def unpack(arrays: Mapping[str, np.ndarray], template: Any) -> Any:
+    """The inverse of :func:`pack`."""
+
+    def leaf(path: Any, like: Any) -> jax.Array:
+        value = jax.numpy.asarray(arrays[jax.tree_util.keystr(path)])
+        return jax.random.wrap_key_data(value) if _is_key(like) else value
+
+    return jax.tree_util.tree_map_with_path(leaf, template)
+
+
+def structure(arrays: Mapping[str, np.ndarray]) -> str:
+    """Hash of names, shapes and types."""
+    listing = [f"{name} {arrays[name].shape} {arrays[name].dtype}" for name in sorted(arrays)]
+    return hashlib.sha256("\n".join(listing).encode()).hexdigest()
+
+
+def digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """Hash of all values."""
+    sha = hashlib.sha256()
+    for name in sorted(arrays):
+        sha.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return sha.hexdigest()

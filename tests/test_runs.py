@@ -1,0 +1,295 @@
+"""Runs that are stopped, damaged or starved, and go on."""
+
+import dataclasses
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rich.console import Console
+
+from fp3o_jax import Config, ConfigError
+from fp3o_jax.cli import main
+from fp3o_jax.runs import Interrupted, RunOptions, load_run, loop, run_training
+from fp3o_jax.runs.checkpoints import Checkpoints, digest, pack, unpack
+from fp3o_jax.runs.directory import RunDirectory, default_path
+from fp3o_jax.train import Trainer, make_train
+
+ROOT = Path(__file__).parent.parent
+CONFIG = Config(
+    env="matrix/climbing",
+    num_envs=4,
+    rollout_length=8,
+    total_env_steps=4 * 8 * 10,
+    hidden_size=8,
+    num_seeds=2,
+    epochs=1,
+)
+OFTEN = RunOptions(eval_episodes=4, checkpoint_seconds=0)
+
+
+def train(path, config=CONFIG, options=OFTEN, **kwargs):
+    return run_training(
+        config, dataclasses.replace(options, run_dir=path), console=Console(quiet=True), **kwargs
+    )
+
+
+def result(path, **kwargs):
+    return (path / "metrics.jsonl").read_bytes(), digest(pack(load_run(path, **kwargs)[1]))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing has disturbed."""
+    path = tmp_path_factory.mktemp("runs") / "whole"
+    train(path)
+    return path
+
+
+def stop_after(monkeypatch, update, signum=signal.SIGTERM):
+    """The process is sent a signal while update ``update`` is written down."""
+    write = loop.Journal.write
+
+    def stopping(self, number, *args):
+        write(self, number, *args)
+        if number == update:
+            os.kill(os.getpid(), signum)
+
+    monkeypatch.setattr(loop.Journal, "write", stopping)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_run_goes_on_to_the_bit(signum, whole, tmp_path, monkeypatch):
+    path = tmp_path / "run"
+    seldom = dataclasses.replace(OFTEN, checkpoint_seconds=1e9)
+    for update in (3, 7):
+        with monkeypatch.context() as patch, pytest.raises(Interrupted) as stop:
+            stop_after(patch, update, signum)
+            train(path, options=seldom)
+        assert stop.value.code == 128 + signum
+        assert not (path / "summary.json").exists()
+    assert signal.getsignal(signum) in (signal.SIG_DFL, signal.default_int_handler)
+    summary = train(path, options=seldom)
+    assert result(path) == result(whole)
+    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    assert [(r["update"], r["seed"]) for r in rows] == [(u, s) for u in range(1, 11) for s in (0, 1)]
+    assert summary["seeds"] == json.loads((whole / "summary.json").read_text())["seeds"]
+
+
+def test_the_command_line_says_how_to_go_on_and_does(whole, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "run"
+    args = ["--env", "matrix/climbing", "--num-envs", "4", "--rollout-length", "8", "--num-seeds", "2"]
+    args += ["--total-env-steps", "320", "--hidden-size", "8", "--epochs", "1", "--eval-episodes", "4"]
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
+        stop_after(patch, 4)
+        main(["train", *args, "--run-dir", str(path)])
+    assert stop.value.code == 143
+    assert f"fp3o train --resume {path}" in " ".join(capsys.readouterr().out.split())
+    assert main(["train", "--resume", str(path)]) == 0
+    assert "going on after update" in capsys.readouterr().out
+    assert result(path) == result(whole)
+    assert main(["train", "--resume", str(path)]) == 0
+    assert "is finished" in " ".join(capsys.readouterr().out.split())
+    assert main(["train", "--resume", str(path), "--actor-lr", "1"]) == 2
+    assert "actor_lr is 0.0005 there and 1.0 here" in " ".join(capsys.readouterr().err.split())
+    assert main(["train", "--resume", str(tmp_path)]) == 2
+    assert "is not a run" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(damage, whole, tmp_path, monkeypatch):
+    path = tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        stop_after(patch, 6)
+        train(path)
+    newest = max((path / "checkpoints").iterdir(), key=lambda p: int(p.name))
+    for file in [p for p in (newest / "state").rglob("*") if p.is_file() and p.parent.name == "d"]:
+        data = bytearray(file.read_bytes())
+        if damage == "flip":
+            for i in range(len(data) // 2, len(data), 7):
+                data[i] ^= 0x55
+        file.write_bytes(data if damage == "flip" else data[: len(data) // 2])
+        if damage == "remove":
+            file.unlink()
+    with pytest.warns(UserWarning, match=f"checkpoints/{newest.name} is damaged"):
+        train(path)
+    assert result(path) == result(whole)
+
+
+def test_start_cut_short_is_started_again(whole, tmp_path):
+    path = tmp_path / "run"
+    path.mkdir()
+    for name in ("lock", "run.json", "config.json.part"):
+        (path / name).write_text("{")
+    train(path)
+    assert result(path) == result(whole)
+
+
+def test_a_run_is_never_overwritten(whole, tmp_path):
+    before = result(whole)
+    with pytest.raises(ConfigError, match=r"gamma is 0\.99 there and 0\.9 here"):
+        train(whole, CONFIG.replace(gamma=0.9))
+    assert train(whole)["env_steps"] == 320  # finished: its summary
+    assert result(whole) == before
+    (tmp_path / "precious").write_text("data")
+    with pytest.raises(ConfigError, match="is not a run"):
+        train(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["precious"]
+
+
+def test_two_processes_cannot_write_to_one_run(tmp_path):
+    first = RunDirectory(tmp_path / "run", CONFIG)
+    with pytest.raises(ConfigError, match="another process"):
+        RunDirectory(tmp_path / "run", CONFIG)
+    first.close()
+    RunDirectory(tmp_path / "run", CONFIG).close()
+
+
+def test_settings_have_directories_of_their_own():
+    paths = {default_path(config) for config in (CONFIG, CONFIG.replace(gamma=0.9), CONFIG.replace(seed=1))}
+    assert len(paths) == 3
+    assert default_path(CONFIG) == default_path(Config.from_dict(CONFIG.to_dict()))
+
+
+def test_a_checkpoint_that_does_not_fit(whole):
+    trainer = make_train(CONFIG.replace(hidden_size=16))
+    template = jax.eval_shape(jax.vmap(trainer.init), jnp.stack([jax.random.key(0)] * 2))
+    checkpoints = Checkpoints(whole / "checkpoints")
+    with pytest.raises(ConfigError, match="does not fit this config"):
+        checkpoints.restore(template)
+    checkpoints.close()
+
+
+def test_the_last_and_the_best_are_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    scores = [0.1, 0.9, 0.3, float("nan"), 0.2, 0.4]
+    for update, score in enumerate(scores):
+        checkpoints.save(update, {"x": jnp.full(3, update), "key": jax.random.key(update)}, {}, score)
+    checkpoints.close()
+    checkpoints = Checkpoints(tmp_path)
+    template = jax.eval_shape(lambda: {"x": jnp.zeros(3, int), "key": jax.random.key(0)})
+    last, best = checkpoints.restore(template), checkpoints.restore(template, best=True)
+    checkpoints.close()
+    assert sorted(int(p.name) for p in tmp_path.iterdir()) == [1, 4, 5]
+    assert (last.update, best.update) == (5, 1)
+    assert list(best.state["x"]) == [1, 1, 1]
+    assert (jax.random.key_data(best.state["key"]) == jax.random.key_data(jax.random.key(1))).all()
+
+
+def test_packing_is_lossless():
+    state = {"a": jnp.arange(3), "empty": jnp.zeros((2, 0)), "key": jax.random.split(jax.random.key(0), 2)}
+    back = unpack(pack(state), jax.eval_shape(lambda: state))
+    assert jax.tree.structure(back) == jax.tree.structure(state)
+    jax.tree.map(lambda a, b: a.dtype == b.dtype or pytest.fail(), back, state)
+    assert digest(pack(back)) == digest(pack(state))
+
+
+def test_a_seed_that_ceases_to_be_finite_is_left_behind(whole, tmp_path, monkeypatch):
+    """Seed 1 gets a NaN into its parameters in update 4; the others know nothing of it."""
+    init, update = Trainer.init, Trainer.update
+
+    def marked(self, key, hyperparams=None):
+        state = init(self, key, hyperparams)
+        return state.replace(episodes={**state.episodes, "poisoned": key == jax.random.key(1)})
+
+    def poisoned(self, state):
+        episodes = dict(state.episodes)
+        mark = episodes.pop("poisoned")
+        new, metrics = update(self, state.replace(episodes=episodes))
+        bad = jnp.where(mark & (state.num_updates == 3), jnp.nan, 0.0)
+        params = jax.tree.map(lambda x: x + bad.astype(x.dtype), new.params)
+        return new.replace(params=params, episodes={**new.episodes, "poisoned": mark}), metrics
+
+    path, said = tmp_path / "run", Console(record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    monkeypatch.setattr(Trainer, "init", marked)
+    monkeypatch.setattr(Trainer, "update", poisoned)
+    summary = run_training(CONFIG, dataclasses.replace(OFTEN, run_dir=path), console=said)
+    assert "seed 1 ceased to be finite in update 4" in " ".join(said.export_text().split())
+    assert summary["seeds"][1]["stopped_at_update"] == 4
+    assert "stopped_at_update" not in summary["seeds"][0]
+    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    undisturbed = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    expected = [row for row in undisturbed if row["seed"] == 0 or row["update"] < 4]
+    assert [(r["seed"], r["update"]) for r in rows] == [(r["seed"], r["update"]) for r in expected]
+    for row, other in zip(rows, expected, strict=True):
+        np.testing.assert_allclose(row["entropy"], other["entropy"], rtol=1e-5)
+    state = load_run(path)[1]
+    assert list(state.num_updates) == [10, 3]
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+
+
+def test_evaluation_during_the_run(tmp_path):
+    train(tmp_path / "run", options=dataclasses.replace(OFTEN, eval_every=5))
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        assert (
+            ("greedy_episode_return" in row)
+            == ("sampled_episode_return" in row)
+            == (row["update"] in (5, 10))
+        )
+
+
+def test_no_space_left(tmp_path):
+    """A limit on the size of files, which is met while the metrics grow."""
+    program = f"""
+import resource, sys
+from fp3o_jax.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+sys.exit(main({
+        [
+            "train",
+            "--env",
+            "matrix/climbing",
+            "--num-envs",
+            "4",
+            "--rollout-length",
+            "8",
+            "--hidden-size",
+            "8",
+            "--total-env-steps",
+            "6400",
+            "--epochs",
+            "1",
+            "--eval-episodes",
+            "4",
+            "--run-dir",
+            str(tmp_path / "run"),
+            "--checkpoint-seconds",
+            "1",
+        ]!r
+    }))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "no space left" in done.stderr
+    assert "Traceback" not in done.stderr
+    _, state = load_run(tmp_path / "run")
+    assert 0 < int(state.num_updates[0]) < 200
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+
+
+def test_outside_the_main_thread(tmp_path):
+    thread = threading.Thread(target=train, args=(tmp_path / "run",))
+    thread.start()
+    thread.join()
+    assert (tmp_path / "run" / "summary.json").exists()
+
+
+def test_kill_check(monkeypatch, capsys):
+    """Killed for real, in processes of their own; the script does so as often as one likes."""
+    script = str(ROOT / "experiments" / "kill_check.py")
+    settings = "--env matrix/climbing --num-seeds 2 --num-envs 4 --rollout-length 8 --hidden-size 8"
+    args = ["--kills", "3", "--updates", "40", "--longest", "2", "--settings", settings]
+    monkeypatch.setattr(sys, "argv", [script, *args])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(script, run_name="__main__")
+    assert stop.value.code == 0
+    assert "identical" in capsys.readouterr().out
