@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
+import re
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +19,21 @@ import numpy as np
 from fp3o_jax.config import ConfigError
 
 KEPT = 3
+
+
+class SaveError(OSError):
+    """A checkpoint could not be written."""
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Whatever orbax and its background threads raise, as one kind of error that says what is wrong."""
+    try:
+        yield
+    except Exception as error:
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        reason = os.strerror(int(code[1])) if code else getattr(error, "strerror", None) or str(error)[:200]
+        raise SaveError(f"a checkpoint could not be written: {reason}") from error
 
 
 class Checkpoint(NamedTuple):
@@ -47,7 +65,8 @@ class Checkpoints:
         import orbax.checkpoint as ocp
         from orbax.checkpoint import checkpoint_managers as policies
 
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        # What goes wrong is told by exceptions, once.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         self._args = ocp.args
         self.path = Path(path).absolute()
         self._manager = ocp.CheckpointManager(
@@ -64,21 +83,18 @@ class Checkpoints:
         """Copies ``state`` to the host and returns; the writing goes on in the background.
 
         Raises:
-            OSError: writing an earlier one has failed, such as for want of space.
+            SaveError: this one or an earlier one could not be written, such as for want of space.
         """
         arrays = pack(state)
         score = float(score) if np.isfinite(score) else -np.finfo(np.float64).max
         record = {**record, "score": score, "digest": digest(arrays), "structure": structure(arrays)}
-        self._manager.save(
-            update,
-            args=self._args.Composite(
-                # Arrays without elements cannot be saved, and need not be.
-                state=self._args.StandardSave({k: v for k, v in arrays.items() if v.size}),
-                run=self._args.JsonSave(record),
-            ),
-            metrics={"score": record["score"]},
-            force=True,
+        # Arrays without elements cannot be saved, and need not be.
+        items = self._args.Composite(
+            state=self._args.StandardSave({k: v for k, v in arrays.items() if v.size}),
+            run=self._args.JsonSave(record),
         )
+        with _explained():
+            self._manager.save(update, args=items, metrics={"score": record["score"]}, force=True)
 
     def restore(self, template: Any, best: bool = False) -> Checkpoint | None:
         """The newest checkpoint that is whole; None if there is none.
@@ -93,7 +109,7 @@ class Checkpoints:
         expected = {name: np.empty(*spec) for name, spec in _specs(template).items()}
         steps = sorted(self._manager.all_steps(), reverse=True)
         if best:
-            steps.sort(key=lambda step: -self._manager.metrics(step)["score"])
+            steps.sort(key=self._score, reverse=True)
         for step in steps:
             try:
                 record = self._restore(step, run=self._args.JsonRestore()).run
@@ -129,13 +145,18 @@ class Checkpoints:
         self._manager.reload()
 
     def check(self) -> None:
-        """Raises what has gone wrong in the background."""
-        self._manager.check_for_errors()
+        """Raises a SaveError if something has gone wrong in the background."""
+        with _explained():
+            self._manager.check_for_errors()
 
     def close(self) -> None:
-        """Waits for the writing to end."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits for the writing to end; raises a SaveError if it has failed."""
+        with _explained():
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+    def _score(self, step: int) -> float:
+        return self._restore(step, run=self._args.JsonRestore()).run["score"]
 
     def _restore(self, step: int, **items: Any) -> Any:
         return self._manager.restore(step, args=self._args.Composite(**items))

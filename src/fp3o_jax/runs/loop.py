@@ -19,7 +19,7 @@ from rich.table import Table
 
 from fp3o_jax.config import Config, ConfigError
 from fp3o_jax.evaluation import make_evaluate
-from fp3o_jax.runs.checkpoints import Checkpoint, Checkpoints
+from fp3o_jax.runs.checkpoints import Checkpoint, Checkpoints, SaveError
 from fp3o_jax.runs.directory import RunDirectory, about, read_config
 from fp3o_jax.runs.progress import TrainingProgress, phase
 from fp3o_jax.runs.signals import Interrupted, deferred
@@ -139,11 +139,11 @@ def run_training(
             console.print(f"{directory.path} is finished; another --seed or --run-dir makes a new run")
         summary = directory.summary
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if not isinstance(error, SaveError) and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         raise RunError(
-            f"no space left for {directory.path} ({error.strerror}): the checkpoints written before are "
-            "whole; make room and run the same command again"
+            f"{directory.path}: {error.strerror or error}. The checkpoints written before are whole: make "
+            "room and run the same command again"
         ) from error
     finally:
         directory.close()
