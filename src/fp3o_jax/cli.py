@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -20,6 +21,7 @@ Train teams of agents with FP3O, MAPPO, IPPO, HAPPO, A2PO or CoPPO, end to end i
   fp3o train smax-3m --sharing none --seed 1  ... with some settings changed
   fp3o train --env mpe/simple_spread          from the defaults
   fp3o train --help                           every setting
+  fp3o plot runs/A runs/B                     learning curves and final scores, compared
 """
 
 
@@ -33,7 +35,7 @@ def main(args: Sequence[str] | None = None) -> int:
             if preset not in PRESETS:
                 raise unknown("preset", preset, PRESETS)
             default = PRESETS[preset].config
-        commands = {"train": _train_command(default), "list": list_names}
+        commands = {"train": _train_command(default), "plot": plot, "list": list_names}
         tyro.extras.subcommand_cli_from_dict(
             commands, prog="fp3o", description=DESCRIPTION, args=args or ["--help"]
         )
@@ -52,6 +54,27 @@ def _train_command(default: Config):
         run_training(config, options)
 
     return train
+
+
+def plot(
+    runs: tyro.conf.Positional[tuple[Path, ...]],
+    metric: str | None = None,
+    smooth: int = 1,
+    output: Path | None = None,
+) -> None:
+    """Draw learning curves and compare final scores: `fp3o plot RUN [RUN ...]`.
+
+    Args:
+        runs: run directories, finished or not; those of one algorithm and sharing are seeds and tasks of one
+            method, unless they differ in a setting on the same environment
+        metric: a scalar in metrics.jsonl; by default win_rate if all runs have it, else episode_return
+        smooth: draw the mean of each seed's last so many updates
+        output: path of the curves, to which _final is added for the final scores; with the ending .png or
+            .pdf only that format is written. By default figures/METRIC in the run, or for several runs here
+    """
+    from fp3o_jax.runs.figures import plot_runs
+
+    plot_runs(runs, metric=metric, smooth=smooth, output=output)
 
 
 def list_names() -> None:
