@@ -117,7 +117,7 @@ def name_methods(runs: Sequence[Run]) -> list[str]:
             for name in run.config.keys() - {"seed", "num_seeds", "env", "env_kwargs"}
             if any(a.env == b.env and a.config.get(name) != b.config.get(name) for a in same for b in same)
         )
-        names.append(", ".join([base(run), *(f"{name}={run.config[name]}" for name in differing)]))
+        names.append(", ".join([base(run), *(_setting(name, run.config[name]) for name in differing)]))
 
     def repeated(i: int) -> bool:
         return any(
@@ -129,6 +129,10 @@ def name_methods(runs: Sequence[Run]) -> list[str]:
         )
 
     return [f"{name} ({runs[i].path})" if repeated(i) else name for i, name in enumerate(names)]
+
+
+def _setting(name: str, value: Any) -> str:
+    return f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
 
 
 def curve(runs: Sequence[Run], metric: str, smooth: int = 1) -> tuple[np.ndarray, np.ndarray]:

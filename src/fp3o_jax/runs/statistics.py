@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import trim_mean
 
 
 class Estimate(NamedTuple):
@@ -33,7 +32,9 @@ def iqm(scores: np.ndarray, axis: int = -1) -> np.ndarray:
     Returns:
         ``scores`` without ``axis``.
     """
-    return trim_mean(scores, 0.25, axis=axis)
+    ordered = np.sort(np.moveaxis(scores, axis, -1))
+    cut = ordered.shape[-1] // 4
+    return ordered[..., cut : ordered.shape[-1] - cut].mean(-1)
 
 
 def pooled(statistic: Callable[..., np.ndarray]) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
