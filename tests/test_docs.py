@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from fake_runs import write_run
 from fp3o_jax.cli import main
 
 ROOT = Path(__file__).parent.parent
@@ -46,6 +47,12 @@ def test_commands(command, tmp_path, monkeypatch):
     """Each as it stands, but short and on a small environment."""
     monkeypatch.chdir(tmp_path)
     args = shlex.split(command)[1:]
+    if args[0] == "plot":
+        for i, run in enumerate(args[1:]):
+            write_run(tmp_path / run, {0: [0.1, 0.2], 1: [0.2, 0.3]}, final={0: 0.2, 1: 0.3}, recurrent=i > 0)
+        assert main(args) == 0
+        assert (tmp_path / "figures" / "win_rate_final.pdf").exists()
+        return
     if args[0] == "train" and "--help" not in args:
         small = [
             part for name, value in SMALL.items() for part in (f"--{name.replace('_', '-')}", str(value))
@@ -58,17 +65,13 @@ def test_commands(command, tmp_path, monkeypatch):
     assert (tmp_path / "runs").exists() == ("--eval-episodes" in args)
 
 
-def test_learning_curves(tmp_path, monkeypatch):
+def test_figure_command(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    small = [part for name, value in SMALL.items() for part in (f"--{name.replace('_', '-')}", str(value))]
-    train = ["train", "--env", "matrix/xor", "--run-dir", "runs/figure", "--eval-episodes", "4", *small]
-    assert main(train) == 0
-    script = str(ROOT / "experiments" / "learning_curves.py")
-    monkeypatch.setattr(
-        sys, "argv", [script, "runs/figure", "--metric", "episode_return", "--output", "docs/curve.png"]
-    )
-    runpy.run_path(script, run_name="__main__")
-    assert (tmp_path / "docs" / "curve.png").stat().st_size > 5000
+    (command,) = re.findall(r"`\.venv/bin/fp3o (plot[^`]*)`", README)
+    args = shlex.split(command)
+    write_run(tmp_path / args[1], {0: [0.1, 0.2], 1: [0.2, 0.3]}, final={0: 0.2, 1: 0.3})
+    assert main(args) == 0
+    assert [path.name for path in (tmp_path / "docs").iterdir()] == ["smax_3m.png"]
 
 
 def test_links_lead_somewhere():

@@ -23,6 +23,7 @@ Train teams of agents with FP3O, MAPPO, IPPO, HAPPO, A2PO or CoPPO, end to end i
   fp3o train --env mpe/simple_spread          from the defaults
   fp3o train --resume RUN                     go on with a run that was stopped
   fp3o train --help                           every setting
+  fp3o plot runs/A runs/B                     learning curves and final scores, compared
 """
 
 
@@ -44,7 +45,7 @@ def main(args: Sequence[str] | None = None) -> int:
             del args[1:3]
             default = read_config(run)
             options = RunOptions(run_dir=run, **read_options(run))
-        commands = {"train": _train_command(default, options), "list": list_names}
+        commands = {"train": _train_command(default, options), "plot": plot, "list": list_names}
         tyro.extras.subcommand_cli_from_dict(
             commands, prog="fp3o", description=DESCRIPTION, args=args or ["--help"]
         )
@@ -66,6 +67,27 @@ def _train_command(default: Config, default_options: RunOptions) -> Callable[...
         run_training(config, options)
 
     return train
+
+
+def plot(
+    runs: tyro.conf.Positional[tuple[Path, ...]],
+    metric: str | None = None,
+    smooth: int = 1,
+    output: Path | None = None,
+) -> None:
+    """Draw learning curves and compare final scores: `fp3o plot RUN [RUN ...]`.
+
+    Args:
+        runs: run directories, finished or not; those of one algorithm and sharing are seeds and tasks of one
+            method, unless they differ in a setting on the same environment
+        metric: a scalar in metrics.jsonl; by default win_rate if all runs have it, else episode_return
+        smooth: draw the mean of each seed's last so many updates
+        output: path of the curves, to which _final is added for the final scores; with the ending .png or
+            .pdf only that format is written. By default figures/METRIC in the run, or for several runs here
+    """
+    from fp3o_jax.runs.figures import plot_runs
+
+    plot_runs(runs, metric=metric, smooth=smooth, output=output)
 
 
 def list_names() -> None:
