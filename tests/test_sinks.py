@@ -136,8 +136,8 @@ def test_wandb_run_per_seed(tmp_path):
     assert list(runs) == [f"run7-seed{seed}" for seed in SEEDS]
     for seed, got in zip(SEEDS, runs.values(), strict=True):
         run = got["run"]
-        assert (run.project, run.run_group) == ("checks", "smax/3m_happo_partial_run7")
-        assert (run.display_name, list(run.tags)) == (f"smax/3m_happo_partial_seed{seed}", ["a", "b"])
+        assert (run.project, run.run_group) == ("checks", "smax-3m_happo_partial_run7")
+        assert (run.display_name, list(run.tags)) == (f"smax-3m_happo_partial_seed{seed}", ["a", "b"])
         config = {name: setting for name, setting in got["config"].items() if name != "_wandb"}
         assert config == CONFIG.to_dict() | {"seed": seed}
         assert got["axes"] == {"env_steps": "", "*": "env_steps"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import warnings
@@ -76,7 +77,7 @@ class WandbSink:
     """
 
     def __init__(self, options: WandbOptions, config: Config, run_dir: Path, run_id: str):
-        name = options.name or f"{config.env}_{config.algorithm}_{config.sharing}"
+        name = options.name or f"{config.env.replace('/', '-')}_{config.algorithm}_{config.sharing}"
         group = options.group or f"{name}_{run_id}"
         settings = config.to_dict()
         self._aggregate = options.layout == "aggregate"
@@ -102,7 +103,9 @@ class WandbSink:
         if first.offline:
             self.destination = f"`wandb sync {run_dir}/wandb/offline-run-*`"
         else:
-            self.destination = first.url if self._aggregate else f"{first.project_url}/groups/{quote(group)}"
+            self.destination = (
+                first.url if self._aggregate else f"{first.project_url}/groups/{quote(group, safe='')}"
+            )
 
     def log(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Sends the rows of one update, one per seed."""
@@ -149,9 +152,8 @@ def _open_runs(arguments: list[dict[str, Any]], options: WandbOptions) -> list[w
 
     if options.mode == "online":
         try:
-            # Asks a user at a terminal for the key, who may not be there.
-            if not wandb.login(timeout=math.ceil(options.init_timeout)):
-                raise wandb.errors.AuthenticationError("no API key")
+            # At a terminal the client asks for a missing key, of a user who may not be there.
+            wandb.setup(wandb.Settings(login_timeout=options.init_timeout))
             return start("online")
         except Exception as error:
             warnings.warn(
@@ -161,7 +163,8 @@ def _open_runs(arguments: list[dict[str, Any]], options: WandbOptions) -> list[w
                 stacklevel=2,
             )
             # The client keeps the ids of runs that failed to start in use until it ends.
-            wandb.teardown()
+            with contextlib.suppress(Exception, SystemExit):
+                wandb.teardown()
     return start("offline")
 
 
