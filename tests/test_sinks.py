@@ -16,6 +16,7 @@ from fp3o_jax.config import Config, ConfigError
 from fp3o_jax.runs.marl_eval import marl_eval
 from fp3o_jax.runs.sinks import WandbOptions, guarded, make_sinks
 from fp3o_jax.runs.sinks.base import over_seeds, scalars
+from wandb_server import wandb_server
 
 SECRET = "5ec7e7" * 7
 CONFIG = Config(env="smax/3m", algorithm="happo", sharing="partial", seed=3, num_seeds=4, gamma=0.97)
@@ -100,13 +101,13 @@ def value(item):
     return key, json.loads(item.value_json)
 
 
-def wandb_runs(run_dir):
+def wandb_runs(run_dir, kind="offline-run"):
     """W&B's runs below a directory, in order: id -> the parts of their records."""
     import wandb
 
     wandb.teardown()  # the client's own process writes the files, and has now ended
     runs = {}
-    for path in sorted(Path(run_dir).glob("wandb/offline-run-*/*.wandb")):
+    for path in sorted(Path(run_dir).glob(f"wandb/{kind}-*/*.wandb")):
         records = list(wandb_records(path))
         (run,) = (r.run for r in records if r.HasField("run"))
         runs[run.run_id] = {
@@ -175,7 +176,7 @@ def test_scalars_keep_infinity_but_not_nan():
     assert scalars(row) == {"loss": np.inf, "kl/1": 2.0}
 
 
-def test_wandb_resumes_the_same_runs(tmp_path):
+def test_wandb_resumes_the_same_runs_offline(tmp_path):
     write(tmp_path, updates=(1, 2, 3), wandb=OFFLINE)
     before = set(tmp_path.glob("wandb/*/*.wandb"))
     time.sleep(1.1)  # the client's directories are named by the second
@@ -193,6 +194,42 @@ def test_wandb_updates_that_are_behind_are_dropped(tmp_path, capfd):
     for got in wandb_runs(tmp_path).values():
         assert [row["_step"] for row in got["history"]] == [1, 2, 3, 4]
     assert "monotonically" not in capfd.readouterr().err
+
+
+def test_wandb_resumes_the_same_runs_online(tmp_path, monkeypatch, capfd):
+    """A server gets each update once, whatever the resumed process sends again."""
+    online = WandbOptions(mode="online", entity="team", init_timeout=10.0)
+    with wandb_server() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.address)
+        (where,) = write(tmp_path, updates=(1, 2, 3), wandb=online)
+        assert where == f"{server.address}/team/fp3o-jax/groups/smax-3m_happo_partial_run7"
+        longer = CONFIG.replace(total_env_steps=2_000_000)
+        write(tmp_path, updates=(2, 3, 4, 5), config=longer, wandb=online)
+    assert list(server.runs) == [f"run7-seed{seed}" for seed in SEEDS]
+    for seed, got in zip(SEEDS, server.runs.values(), strict=True):
+        assert [row["_step"] for row in got["history"]] == [1, 2, 3, 4, 5]
+        assert [own(row) for row in got["history"]] == [expected(seed, update) for update in range(1, 6)]
+        assert got["group"] == "smax-3m_happo_partial_run7"
+        assert json.loads(got["config"])["total_env_steps"] == {"value": 2_000_000}
+    assert "monotonically" not in capfd.readouterr().err
+    assert not files_with_secrets(tmp_path)
+
+
+def test_a_server_that_dies_delays_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("fp3o_jax.runs.sinks.wandb.FINISH_TIMEOUT", 1.0)
+    with wandb_server() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.address)
+        (sink,) = make_sinks(CONFIG, tmp_path, "run7", wandb=WandbOptions(mode="online"))
+        sink.log(rows(1))
+    start = time.monotonic()
+    for update in (2, 3):
+        sink.log(rows(update))
+    assert time.monotonic() - start < 2
+    sink.close(0)
+    assert time.monotonic() - start < 5
+    # What the server did not get is on disk.
+    for got in wandb_runs(tmp_path, "run").values():
+        assert [row["_step"] for row in got["history"]] == [1, 2, 3]
 
 
 def test_many_seeds(tmp_path):

@@ -99,6 +99,8 @@ class WandbSink:
         for run in self._runs:
             run.define_metric("env_steps")
             run.define_metric("*", step_metric="env_steps")
+        # Asking `run.step` each time would wait for the client's service.
+        self._next_step = [run.starting_step for run in self._runs]
         first = self._runs[0]
         if first.offline:
             self.destination = f"`wandb sync {run_dir}/wandb/offline-run-*`"
@@ -113,10 +115,11 @@ class WandbSink:
         if self._aggregate:
             metrics = [over_seeds(metrics)]
         step, env_steps = int(rows[0]["update"]), int(rows[0]["env_steps"])
-        for run, values in zip(self._runs, metrics, strict=True):
+        for i, (run, values) in enumerate(zip(self._runs, metrics, strict=True)):
             # W&B ignores steps that it is past too, but with a warning for each.
-            if step >= run.step:
+            if step >= self._next_step[i]:
                 run.log({"env_steps": env_steps} | values, step=step, commit=True)
+                self._next_step[i] = step + 1
 
     def summary(self, summary: Mapping[str, Any]) -> None:
         """Sets the final evaluation as ``eval/...``, beside what is no seed's own, such as times."""
