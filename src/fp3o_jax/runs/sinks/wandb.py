@@ -64,7 +64,8 @@ class WandbSink:
 
     Ids follow from ``run_id``, so a run that resumes continues its W&B runs: updates that the server has are
     dropped, those that never reached it are taken. Offline there is no server to ask: the interrupted process
-    and the resumed one leave a directory each under the same id, and updates sent twice are in both.
+    and the resumed one leave a directory each under the same id, and `wandb sync` shows an update that was
+    sent twice as two equal points.
 
     Args:
         options: how to log; ``mode`` is not ``disabled``.
