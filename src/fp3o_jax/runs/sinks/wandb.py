@@ -161,7 +161,7 @@ def _open_runs(arguments: list[dict[str, Any]], options: WandbOptions) -> list[w
             return start("online")
         except Exception as error:
             warnings.warn(
-                f"W&B could not be reached ({type(error).__name__}: {error}): logging offline. "
+                f"W&B cannot be used online ({type(error).__name__}: {error}): logging offline. "
                 f"Later, `wandb sync {arguments[0]['dir']}/wandb/offline-run-*` uploads the run",
                 RuntimeWarning,
                 stacklevel=2,
