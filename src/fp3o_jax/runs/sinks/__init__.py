@@ -1,0 +1,42 @@
+"""Where metrics go besides the run directory: W&B, TensorBoard. None of them can end a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fp3o_jax.config import Config
+from fp3o_jax.runs.sinks.base import Sink, guarded
+from fp3o_jax.runs.sinks.tensorboard import TensorboardSink
+from fp3o_jax.runs.sinks.wandb import WandbOptions, WandbSink
+
+__all__ = ["Sink", "WandbOptions", "guarded", "make_sinks"]
+
+
+def make_sinks(
+    config: Config,
+    run_dir: Path,
+    run_id: str,
+    *,
+    wandb: WandbOptions | None = None,
+    tensorboard: bool = False,
+) -> list[Sink]:
+    """Opens the sinks that are asked for, each guarded: what fails warns once and is switched off.
+
+    Args:
+        config: the resolved settings of the run.
+        run_dir: an existing directory, below which all files of the sinks lie.
+        run_id: names this run for good: a run that resumes gives the id that it started with. At most 100
+            characters out of ``A-Z a-z 0-9 _ -``.
+        wandb: how to log to W&B; by default not at all.
+        tensorboard: whether to write TensorBoard event files.
+
+    Returns:
+        The open sinks, none if none is asked for. Whoever opened them calls ``close`` in the end, also after
+        an error.
+    """
+    sinks = []
+    if wandb is not None and wandb.mode != "disabled":
+        sinks.append(guarded("W&B", lambda: WandbSink(wandb, config, run_dir, run_id)))
+    if tensorboard:
+        sinks.append(guarded("TensorBoard", lambda: TensorboardSink(run_dir)))
+    return sinks
