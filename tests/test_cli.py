@@ -38,15 +38,33 @@ def test_train_writes_a_run(tmp_path, capsys, monkeypatch):
     mean = sum(row["episode_return"] for row in summary["seeds"]) / 2
     assert summary["episode_return"] == pytest.approx(mean)
 
-    # The same command again makes another run.
+    # The same command again changes nothing, another seed makes another run.
+    before = (run / "summary.json").read_bytes()
     assert main([*args, *SMALL]) == 0
-    assert len(list((tmp_path / "runs").iterdir())) == 2
+    assert "is finished" in capsys.readouterr().out
+    assert (run / "summary.json").read_bytes() == before
+    assert list((tmp_path / "runs").iterdir()) == [run]
+
+
+def test_evaluate(tmp_path, capsys):
+    run = str(tmp_path / "run")
+    assert main(["train", "--env", "matrix/xor", "--num-seeds", "2", "--run-dir", run, *SMALL]) == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    capsys.readouterr()
+    assert main(["evaluate", run, "--episodes", "16", "--seed-index", "1"]) == 0
+    out = capsys.readouterr().out
+    # The newest checkpoint is the end of the run, and the keys are those of its evaluation.
+    assert f"{summary['seeds'][1]['episode_return']:.3f}" in out
+    assert main(["evaluate", run, "--episodes", "16", "--sampled", "--best"]) == 0
+    assert "sampled" in capsys.readouterr().out
+    assert main(["evaluate", run, "--seed-index", "2"]) == 2
+    assert "seed_index=2 must be 0 to 1" in capsys.readouterr().err
 
 
 def test_an_existing_run_is_never_overwritten(tmp_path, capsys):
     (tmp_path / "precious").write_text("data")
     assert main(["train", "--env", "matrix/xor", "--run-dir", str(tmp_path), *SMALL]) == 2
-    assert "never overwritten" in capsys.readouterr().err
+    assert "nothing is ever overwritten" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["precious"]
 
 
@@ -57,6 +75,8 @@ def test_an_existing_run_is_never_overwritten(tmp_path, capsys):
         (["train", "--env", "smax/3n"], "smax/3m"),
         (["train", "--clip-eps", "-1"], "clip_eps=-1.0 must be a number above 0"),
         (["train", "--eval-episodes", "0"], "eval_episodes=0"),
+        (["train", "--checkpoint-seconds", "-1"], "checkpoint_seconds=-1.0"),
+        (["train", "--resume"], "--resume needs"),
     ],
 )
 def test_errors_name_the_setting(args, said, capsys, tmp_path, monkeypatch):

@@ -22,6 +22,7 @@ from fp3o_jax.cli import main
 from fp3o_jax.runs import Interrupted, RunOptions, load_run, loop, run_training
 from fp3o_jax.runs.checkpoints import Checkpoints, digest, pack, unpack
 from fp3o_jax.runs.directory import RunDirectory, default_path
+from fp3o_jax.runs.sinks import WandbOptions
 from fp3o_jax.train import Trainer, make_train
 
 ROOT = Path(__file__).parent.parent
@@ -263,6 +264,35 @@ sys.exit(main({[*args, "--checkpoint-seconds", seconds]!r}))
     assert main([*args, "--checkpoint-seconds", "60"]) == 0
     updates = [json.loads(line)["update"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert updates == list(range(1, 201))
+
+
+def test_metrics_go_wherever_they_are_wanted(whole, tmp_path, monkeypatch):
+    """Interrupted and resumed: a W&B run per seed in one group, events, and marl-eval's layout."""
+    path = tmp_path / "run"
+    options = dataclasses.replace(OFTEN, wandb=WandbOptions(mode="offline"), tensorboard=True)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        stop_after(patch, 5)
+        train(path, options=options)
+    train(path, options=options)
+    assert result(path) == result(whole)
+    run_id = json.loads((path / "run.json").read_text())["run_id"]
+    ids = {p.name.split("-", 3)[3] for p in (path / "wandb").glob("offline-run-*")}
+    assert ids == {f"{run_id}-seed0", f"{run_id}-seed1"}
+    assert len(list((path / "tensorboard").glob("*/events*"))) >= 2
+    seeds = json.loads((path / "marl_eval.json").read_text())["matrix"]["climbing"]["fp3o"]
+    assert [step["step_count"] for step in seeds["seed_0"].values() if "step_count" in step] == [
+        32 * update for update in range(1, 11)
+    ]
+
+
+def test_a_far_step_is_told():
+    said = Console(record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    journal = loop.Journal(None, [], said, CONFIG, range(1), {})
+    for update, joint_kl in enumerate([0.01] * 20 + [0.5, 0.5, 0.01], start=1):
+        journal._watch(update, joint_kl)
+    text = " ".join(said.export_text().split())
+    assert text.count("warning") == 1
+    assert "KL of 0.5 in update 21, usually by 0.01" in text
 
 
 def test_outside_the_main_thread(tmp_path):

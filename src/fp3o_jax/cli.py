@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fp3o_jax.config import PRESETS, Config, ConfigError, unknown
-from fp3o_jax.runs import RunError, RunOptions, run_training
+from fp3o_jax.runs import RunError, RunOptions, evaluate_run, run_training
 from fp3o_jax.runs.directory import read_config, read_options
 
 DESCRIPTION = """\
@@ -23,6 +23,7 @@ Train teams of agents with FP3O, MAPPO, IPPO, HAPPO, A2PO or CoPPO, end to end i
   fp3o train --env mpe/simple_spread          from the defaults
   fp3o train --resume RUN                     go on with a run that was stopped
   fp3o train --help                           every setting
+  fp3o evaluate RUN --episodes 1000           play its policies
   fp3o plot runs/A runs/B                     learning curves and final scores, compared
 """
 
@@ -44,8 +45,13 @@ def main(args: Sequence[str] | None = None) -> int:
             run = Path(args[2])
             del args[1:3]
             default = read_config(run)
-            options = RunOptions(run_dir=run, **read_options(run))
-        commands = {"train": _train_command(default, options), "plot": plot, "list": list_names}
+            options = RunOptions.from_dict(read_options(run), run)
+        commands = {
+            "train": _train_command(default, options),
+            "evaluate": evaluate,
+            "plot": plot,
+            "list": list_names,
+        }
         tyro.extras.subcommand_cli_from_dict(
             commands, prog="fp3o", description=DESCRIPTION, args=args or ["--help"]
         )
@@ -67,6 +73,25 @@ def _train_command(default: Config, default_options: RunOptions) -> Callable[...
         run_training(config, options)
 
     return train
+
+
+def evaluate(
+    run: tyro.conf.Positional[Path],
+    episodes: int = 512,
+    seed_index: int | None = None,
+    sampled: bool = False,
+    best: bool = False,
+) -> None:
+    """Play the trained policies: `fp3o evaluate RUN`.
+
+    Args:
+        run: run directory, finished or not
+        episodes: per seed
+        seed_index: one seed alone, counted from 0; by default all
+        sampled: draw actions instead of taking the most probable ones
+        best: the checkpoint with the highest win rate or return, instead of the newest
+    """
+    evaluate_run(run, episodes=episodes, seed_index=seed_index, sampled=sampled, best=best)
 
 
 def plot(

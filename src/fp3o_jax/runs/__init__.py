@@ -1,6 +1,7 @@
 """The host's side of a run: loop, progress, what is written. Nothing here is traced."""
 
-from fp3o_jax.runs.loop import RunError, RunOptions, load_run, run_training
+from fp3o_jax.runs.loop import RunError, RunOptions, run_training
 from fp3o_jax.runs.signals import Interrupted
+from fp3o_jax.runs.trained import evaluate_run, load_run
 
-__all__ = ["Interrupted", "RunError", "RunOptions", "load_run", "run_training"]
+__all__ = ["Interrupted", "RunError", "RunOptions", "evaluate_run", "load_run", "run_training"]

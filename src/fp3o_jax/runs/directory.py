@@ -54,9 +54,9 @@ class RunDirectory:
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(self.path)
         if not (self.path / "config.json").exists():
-            self._write("run.json", about() | {"options": options or {}})
+            self.write("run.json", about() | {"options": options or {}})
             # Last, so that a directory with a config is a run.
-            self._write("config.json", config.to_dict())
+            self.write("config.json", config.to_dict())
         self.about: dict[str, Any] = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
         self._metrics = (self.path / "metrics.jsonl").open("ab", buffering=0)
 
@@ -82,17 +82,18 @@ class RunDirectory:
         self._metrics.truncate(size)
         self._metrics.seek(0, os.SEEK_END)
 
-    def finish(self, summary: Mapping[str, Any]) -> None:
-        """Writes ``summary.json``."""
-        self._write("summary.json", summary)
+    def rows(self) -> list[dict[str, Any]]:
+        """The lines of ``metrics.jsonl``."""
+        with (self.path / "metrics.jsonl").open(encoding="utf-8") as file:
+            return [json.loads(line) for line in file]
 
     def close(self) -> None:
         """Lets go of the directory."""
         self._metrics.close()
         self._lock.close()
 
-    def _write(self, name: str, content: Mapping[str, Any]) -> None:
-        """A file is there as a whole or not at all."""
+    def write(self, name: str, content: Mapping[str, Any]) -> None:
+        """Writes a JSON file, which is there as a whole or not at all."""
         part = self.path / f"{name}.part"
         with part.open("w", encoding="utf-8") as file:
             file.write(json.dumps(plain(content), indent=2, allow_nan=False) + "\n")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import dataclasses
 import errno
+import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +23,17 @@ from rich.table import Table
 from fp3o_jax.config import Config, ConfigError
 from fp3o_jax.evaluation import make_evaluate
 from fp3o_jax.runs.checkpoints import Checkpoint, Checkpoints, SaveError
-from fp3o_jax.runs.directory import RunDirectory, about, read_config
+from fp3o_jax.runs.directory import RunDirectory, about, plain
+from fp3o_jax.runs.marl_eval import marl_eval
 from fp3o_jax.runs.progress import TrainingProgress, phase
 from fp3o_jax.runs.signals import Interrupted, deferred
+from fp3o_jax.runs.sinks import Sink, WandbOptions, make_sinks
 from fp3o_jax.train import Trainer, TrainState, make_train
 
 #: metric -> its label in the progress display.
 SHOWN = {"episode_return": "return", "win_rate": "win rate"}
+#: A joint KL so many times the median of the last 50 updates is told.
+KL_ALARM = 10.0
 
 
 class RunError(RuntimeError):
@@ -47,6 +54,9 @@ class RunOptions:
     """save the whole state at least this often; 0: after every update"""
     keep_checkpoints: int = 3
     """newest checkpoints to keep, besides the best one"""
+    wandb: WandbOptions = dataclasses.field(default_factory=WandbOptions)
+    tensorboard: bool = False
+    """write TensorBoard event files to the run directory as well"""
 
     def __post_init__(self) -> None:
         for name, least in (("eval_episodes", 1), ("eval_every", 0), ("keep_checkpoints", 1)):
@@ -57,7 +67,13 @@ class RunOptions:
 
     def to_dict(self) -> dict[str, Any]:
         """All but the place, as JSON holds it."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if k != "run_dir"}
+        return plain({k: v for k, v in dataclasses.asdict(self).items() if k != "run_dir"})
+
+    @classmethod
+    def from_dict(cls, options: Mapping[str, Any], run_dir: Path) -> RunOptions:
+        """The inverse of ``to_dict``."""
+        wandb = options["wandb"] | {"tags": tuple(options["wandb"]["tags"])}
+        return cls(run_dir, **{**options, "wandb": WandbOptions(**wandb)})
 
 
 class Programs:
@@ -134,7 +150,9 @@ def run_training(
     directory = RunDirectory(options.run_dir, config, options.to_dict())
     try:
         if directory.summary is None:
-            directory.finish(_train(trainer, config, options, directory, console))
+            with contextlib.ExitStack() as stack:
+                summary = _train(trainer, config, options, directory, console, stack)
+            directory.write("summary.json", summary)
         else:
             console.print(f"{directory.path} is finished; another --seed or --run-dir makes a new run")
         summary = directory.summary
@@ -152,9 +170,14 @@ def run_training(
 
 
 def _train(
-    trainer: Trainer, config: Config, options: RunOptions, directory: RunDirectory, console: Console
+    trainer: Trainer,
+    config: Config,
+    options: RunOptions,
+    directory: RunDirectory,
+    console: Console,
+    stack: contextlib.ExitStack,
 ) -> dict[str, Any]:
-    """From wherever the run is to its end; returns the summary."""
+    """From wherever the run is to its end; returns the summary. ``stack`` closes what is opened."""
     seeds = range(config.seed, config.seed + config.num_seeds)
     keys = jnp.stack([jax.random.key(seed) for seed in seeds])
     console.print(
@@ -173,7 +196,23 @@ def _train(
     saved = saved or Checkpoint(0, programs.init(keys), {"metrics_bytes": 0, "seconds": 0.0, "frozen": {}})
     checkpoints.drop_after(saved.update)
     directory.cut_metrics(saved.record["metrics_bytes"])
-    journal = Journal(directory, console, config, seeds, dict(saved.record["frozen"]))
+    sinks = make_sinks(
+        config,
+        directory.path,
+        directory.about["run_id"],
+        wandb=options.wandb,
+        tensorboard=options.tensorboard,
+    )
+
+    def close(kind: type[BaseException] | None, *_: Any) -> None:
+        for sink in sinks:
+            sink.close(0 if kind is None else 1)
+
+    stack.push(close)
+    for sink in sinks:
+        if sink.destination:
+            console.print(f"logging to {sink.destination}", soft_wrap=True)
+    journal = Journal(directory, sinks, console, config, seeds, dict(saved.record["frozen"]))
     state, done = saved.state, saved.update
     start = last_saved = time.monotonic()
 
@@ -218,10 +257,10 @@ def _train(
         # Keys of their own: an evaluation never replays the training's episodes.
         play = programs.evaluate["greedy"]
         results = {
-            k: np.asarray(v, float).mean(-1) for k, v in play(state.params, _eval_keys(keys, 0)).items()
+            k: np.asarray(v, float).mean(-1) for k, v in play(state.params, evaluation_keys(keys, 0)).items()
         }
     env_steps = config.num_updates * config.steps_per_update
-    return {name: values.mean() for name, values in results.items()} | {
+    summary = {name: values.mean() for name, values in results.items()} | {
         "env_steps": env_steps,
         "train_seconds": train_seconds,
         "compile_seconds": compile_seconds,
@@ -234,6 +273,10 @@ def _train(
             for i, seed in enumerate(seeds)
         ],
     }
+    for sink in sinks:
+        sink.summary(summary)
+    directory.write("marl_eval.json", marl_eval(config, directory.rows(), summary))
+    return summary
 
 
 class Journal:
@@ -245,9 +288,18 @@ class Journal:
     """
 
     def __init__(
-        self, directory: RunDirectory, console: Console, config: Config, seeds: range, frozen: dict[str, int]
+        self,
+        directory: RunDirectory,
+        sinks: Sequence[Sink],
+        console: Console,
+        config: Config,
+        seeds: range,
+        frozen: dict[str, int],
     ):
-        self._directory, self._console, self._config, self._seeds = directory, console, config, seeds
+        self._directory, self._sinks, self._console = directory, sinks, console
+        self._config, self._seeds = config, seeds
+        self._usual_kl: collections.deque[float] = collections.deque(maxlen=50)
+        self._far = False
         self.frozen = frozen
         self.score = float("nan")
 
@@ -256,13 +308,13 @@ class Journal:
         metrics = jax.device_get(metrics)
         finite = metrics.pop("finite")
         steps = update * self._config.steps_per_update
-        self._directory.log(
+        rows = [
             {"seed": seed, "update": update}
-            | {name: value[i] for name, value in metrics.items()}
+            | ({name: value[i] for name, value in metrics.items()} if finite[i] else {})
             | {"env_steps": steps}
             for i, seed in enumerate(self._seeds)
-            if finite[i]
-        )
+        ]
+        self._directory.log(row for row, good in zip(rows, finite, strict=True) if good)
         for seed, good in zip(self._seeds, finite, strict=True):
             if not good and str(seed) not in self.frozen:
                 self.frozen[str(seed)] = update
@@ -277,7 +329,24 @@ class Journal:
         }
         self.score = shown.get("win_rate", shown["episode_return"])
         labelled = {SHOWN[name]: value for name, value in shown.items()}
-        progress.update(update, steps * len(self._seeds), labelled)
+        speed = progress.update(update, steps * len(self._seeds), labelled)
+        if finite.any():
+            self._watch(update, float(metrics["joint_kl"][finite].max()))
+        # Not in the metrics file: a run that was resumed has the same one, to the bit.
+        for sink in self._sinks:
+            sink.log([row | {"env_steps_per_second": speed} for row in rows])
+
+    def _watch(self, update: int, joint_kl: float) -> None:
+        """Warns, once each time, of steps far larger than this run's are."""
+        usual = float(np.median(self._usual_kl)) if len(self._usual_kl) >= 10 else math.inf
+        far = joint_kl > KL_ALARM * usual
+        if far and not self._far:
+            self._console.print(
+                f"[bold yellow]warning:[/] the joint policy moved by a KL of {joint_kl:.3g} in update "
+                f"{update}, usually by {usual:.3g}: a lower actor_lr or clip_eps takes smaller steps"
+            )
+        self._far = far
+        self._usual_kl.append(joint_kl)
 
 
 def _evaluate(programs: Programs, state: TrainState, keys: Array, update: int) -> dict[str, Array]:
@@ -285,11 +354,11 @@ def _evaluate(programs: Programs, state: TrainState, keys: Array, update: int) -
     return {
         f"{mode}_{name}": values.mean(-1)
         for mode, play in programs.evaluate.items()
-        for name, values in play(state.params, _eval_keys(keys, update)).items()
+        for name, values in play(state.params, evaluation_keys(keys, update)).items()
     }
 
 
-def _eval_keys(keys: Array, update: int) -> Array:
+def evaluation_keys(keys: Array, update: int) -> Array:
     """Keys for playing after ``update``; 0 for the end."""
     return jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, 2**31 - 1), update))(keys)
 
@@ -305,31 +374,6 @@ def _tell_of_resuming(console: Console, directory: RunDirectory, saved: Checkpoi
             f"the run began with other versions ({'; '.join(other)}): it goes on, but not to the bit",
             stacklevel=2,
         )
-
-
-def load_run(path: Path, best: bool = False, env: Any = None) -> tuple[Trainer, TrainState]:
-    """The trainer of a run and its newest state, or its best.
-
-    Args:
-        path: run directory.
-        best: the checkpoint with the highest win rate or return.
-        env: the environment object that the run was given, if it was given one.
-
-    Returns:
-        The trainer, and the state with a leading axis of seeds.
-
-    Raises:
-        ConfigError: there is no run, or it has no checkpoint yet.
-    """
-    config = read_config(path)
-    trainer = make_train(config, env)
-    keys = jnp.stack([jax.random.key(seed) for seed in range(config.seed, config.seed + config.num_seeds)])
-    checkpoints = Checkpoints(Path(path) / "checkpoints")
-    saved = checkpoints.restore(jax.eval_shape(jax.vmap(trainer.init), keys), best)
-    checkpoints.close()
-    if saved is None:
-        raise ConfigError(f"{str(path)!r} has no whole checkpoint yet")
-    return trainer, saved.state
 
 
 def _print_summary(console: Console, summary: dict[str, Any], path: Path) -> None:

@@ -65,8 +65,12 @@ class TrainingProgress:
     def __exit__(self, *exception: object) -> None:
         self._bar.stop()
 
-    def update(self, done: int, env_steps: int, shown: Mapping[str, float]) -> None:
-        """Shows that ``done`` updates, or ``env_steps`` steps over all seeds, are behind us."""
+    def update(self, done: int, env_steps: int, shown: Mapping[str, float]) -> float:
+        """Shows that ``done`` updates, or ``env_steps`` steps over all seeds, are behind us.
+
+        Returns:
+            Env steps per second of this process, over all seeds.
+        """
         now = time.monotonic()
         here = done - self._before  # speed and time left are those of this process
         speed = env_steps * here / done / max(now - self._start, 1e-9)
@@ -82,3 +86,4 @@ class TrainingProgress:
             self._last_line = now
             left = (now - self._start) / here * (self._total - done)
             self._console.print(f"update {done}/{self._total}  {text}  left {left:.0f} s", soft_wrap=True)
+        return speed

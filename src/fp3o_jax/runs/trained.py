@@ -1,0 +1,103 @@
+"""What can be done with the policies of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from fp3o_jax.config import Config, ConfigError
+from fp3o_jax.evaluation import make_evaluate
+from fp3o_jax.runs.checkpoints import Checkpoints
+from fp3o_jax.runs.directory import read_config
+from fp3o_jax.runs.loop import evaluation_keys
+from fp3o_jax.runs.progress import phase
+from fp3o_jax.train import Trainer, TrainState, make_train
+
+
+def load_run(path: Path, best: bool = False, env: Any = None) -> tuple[Trainer, TrainState]:
+    """The trainer of a run and its newest state, or its best.
+
+    Args:
+        path: run directory.
+        best: the checkpoint with the highest win rate or return.
+        env: the environment object that the run was given, if it was given one.
+
+    Returns:
+        The trainer, and the state with a leading axis of seeds.
+
+    Raises:
+        ConfigError: there is no run, or it has no checkpoint yet.
+    """
+    config = read_config(path)
+    trainer = make_train(config, env)
+    keys = jnp.stack([jax.random.key(seed) for seed in range(config.seed, config.seed + config.num_seeds)])
+    checkpoints = Checkpoints(Path(path) / "checkpoints")
+    saved = checkpoints.restore(jax.eval_shape(jax.vmap(trainer.init), keys), best)
+    checkpoints.close()
+    if saved is None:
+        raise ConfigError(f"{str(path)!r} has no whole checkpoint yet")
+    return trainer, saved.state
+
+
+def evaluate_run(
+    path: Path,
+    *,
+    episodes: int = 512,
+    seed_index: int | None = None,
+    sampled: bool = False,
+    best: bool = False,
+    console: Console | None = None,
+) -> list[dict[str, float]]:
+    """Plays the policies of a run and prints how well they did.
+
+    Args:
+        path: run directory.
+        episodes: per seed.
+        seed_index: of one seed alone, counted from 0; by default all.
+        sampled: draw actions instead of taking the most probable ones.
+        best: the checkpoint with the highest win rate or return, instead of the newest.
+        console: where the table goes; by default the terminal.
+
+    Returns:
+        Per seed: mean and standard deviation over episodes of each result.
+
+    Raises:
+        ConfigError: there is no run, no checkpoint, or no such seed.
+    """
+    console = console or Console()
+    trainer, state = load_run(path, best)
+    chosen = pick_seeds(trainer.config, seed_index)
+    seeds = [trainer.config.seed + i for i in chosen]
+    params = jax.tree.map(lambda x: x[np.array(chosen)], state.params)
+    play = jax.jit(jax.vmap(make_evaluate(trainer, episodes, greedy=not sampled)))
+    with phase(console, f"playing {episodes} episodes"):
+        keys = evaluation_keys(jnp.stack([jax.random.key(seed) for seed in seeds]), 0)
+        results = {name: np.asarray(values, float) for name, values in play(params, keys).items()}
+    rows = [
+        {"seed": seed}
+        | {name: values[i].mean() for name, values in results.items()}
+        | {f"{name}_std": values[i].std() for name, values in results.items()}
+        for i, seed in enumerate(seeds)
+    ]
+    how = "sampled" if sampled else "greedy"
+    table = Table("seed", *(name.replace("_", " ") for name in results), title=f"{how}, {episodes} episodes")
+    for row in rows:
+        cells = (f"{row[name]:.3f} (std {row[f'{name}_std']:.3f})" for name in results)
+        table.add_row(str(row["seed"]), *cells)
+    console.print(table)
+    return rows
+
+
+def pick_seeds(config: Config, seed_index: int | None) -> list[int]:
+    """Positions of the seeds that are meant: one, or all if None."""
+    if seed_index is None:
+        return list(range(config.num_seeds))
+    if not 0 <= seed_index < config.num_seeds:
+        raise ConfigError(f"seed_index={seed_index} must be 0 to {config.num_seeds - 1}: that many seeds ran")
+    return [seed_index]
