@@ -13,6 +13,7 @@ from fp3o_jax.cli import main
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+DOCS = sorted((ROOT / "docs").glob("*.md"))
 SMALL = {
     "num_envs": 4,
     "rollout_length": 8,
@@ -22,8 +23,8 @@ SMALL = {
 }
 
 
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def blocks(language, text=README):
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 def test_python_block(capsys):
@@ -36,7 +37,8 @@ def test_python_block(capsys):
 
 COMMANDS = [
     line.split("#")[0].strip()
-    for block in blocks("bash")
+    for text in (README, *(page.read_text() for page in DOCS))
+    for block in blocks("bash", text)
     for line in block.splitlines()
     if line.startswith("fp3o ")
 ]
@@ -53,10 +55,15 @@ def test_commands(command, tmp_path, monkeypatch):
         assert main(args) == 0
         assert (tmp_path / "figures" / "win_rate_final.pdf").exists()
         return
+    small = [part for name, value in SMALL.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    if args[0] == "evaluate" or "--resume" in args:
+        run = args[1 + ("--resume" in args)]
+        assert main(["train", "--env", "matrix/xor", "--run-dir", run, "--eval-episodes", "4", *small]) == 0
+        assert main(args) == 0
+        return
     if args[0] == "train" and "--help" not in args:
-        small = [
-            part for name, value in SMALL.items() for part in (f"--{name.replace('_', '-')}", str(value))
-        ]
+        # There is no server here.
+        args = ["offline" if arg == "online" else arg for arg in args]
         args += ["--env", "matrix/xor", "--num-seeds", "1", "--eval-episodes", "4", *small]
     try:
         assert main(args) == 0
@@ -74,9 +81,23 @@ def test_figure_command(tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "docs").iterdir()] == ["smax_3m.png"]
 
 
-def test_links_lead_somewhere():
-    for target in re.findall(r"\]\(([^)]+)\)", README):
-        assert target.startswith("https://") or (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", [ROOT / "README.md", *DOCS], ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        if target.startswith("#"):
+            headings = re.findall(r"^#+ (.*)", page.read_text(), re.MULTILINE)
+            assert target[1:] in [heading.lower().replace(" ", "-") for heading in headings], target
+        else:
+            assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_tests_that_fidelity_names_exist():
+    page = (ROOT / "docs" / "fidelity.md").read_text()
+    sources = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    names = set(re.findall(r"(test_\w+)", page))
+    assert len(names) > 20
+    for name in names:
+        assert f"def {name}(" in sources or (ROOT / "tests" / f"{name}.py").exists(), name
 
 
 def test_smoke_grid(capsys, monkeypatch):
