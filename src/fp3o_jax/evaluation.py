@@ -1,18 +1,64 @@
-"""Playing whole episodes with a trained policy."""
+"""Playing whole episodes with a trained policy: many to judge it by, or one to look at."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import struct
 from jax import Array
 
+from fp3o_jax.envs import Observation, Outcome
 from fp3o_jax.envs.base import batch_reset, batch_step
 from fp3o_jax.train import Trainer
 
 STEP_LIMIT = 10_000
+
+
+@struct.dataclass
+class Play:
+    """Where E episodes stand.
+
+    Attributes:
+        key: PRNG key of the next step.
+        state: environment states [E, ...].
+        observation: what is seen now, agents first.
+        hidden: [n, E, H] recurrent states of the policies.
+    """
+
+    key: Array
+    state: Any
+    observation: Observation
+    hidden: Array
+
+
+def _begin(trainer: Trainer, key: Array, episodes: int) -> Play:
+    key, key_reset = jax.random.split(key)
+    state, observation = batch_reset(trainer.env, jax.random.split(key_reset, episodes))
+    return Play(key, state, observation, trainer.networks.initial_hidden(episodes))
+
+
+def _advance(trainer: Trainer, params: Any, play: Play, greedy: bool) -> tuple[Play, Array, Outcome]:
+    """One step of each episode; actions [n, E] or [n, E, A], outcomes [E]."""
+    key, key_action, key_step = jax.random.split(play.key, 3)
+    seen, episodes = play.observation, play.hidden.shape[1]
+    mask = seen.action_mask
+    distribution, hidden = trainer.networks.policy(
+        params["actor"],
+        seen.obs[:, None],
+        None if mask is None else mask[:, None],
+        play.hidden,
+        jnp.zeros((1, episodes), bool),
+    )
+    action = (distribution.mode() if greedy else distribution.sample(key_action))[:, 0]
+    keys = jax.random.split(key_step, episodes)
+    state, observation, outcome = batch_step(trainer.env, keys, play.state, action)
+    return Play(key, state, observation, hidden[:, 0]), action, outcome
 
 
 def make_evaluate(
@@ -30,47 +76,87 @@ def make_evaluate(
         ``episode_length`` (steps) and, where the environment knows victories, ``win_rate`` (1 if won).
         An episode without an end is cut after ``STEP_LIMIT`` steps.
     """
-    env, networks = trainer.env, trainer.networks
 
     def evaluate(params: Any, key: Array) -> dict[str, Array]:
-        key, key_reset = jax.random.split(key)
-        state, observation = batch_reset(env, jax.random.split(key_reset, episodes))
-        starts = jnp.zeros((1, episodes), bool)
-
         def unfinished(carry: tuple) -> Array:
-            step, *_, done = carry
+            step, _, _, done = carry
             return ~done.all() & (step < STEP_LIMIT)
 
         def act(carry: tuple) -> tuple:
-            step, key, state, seen, hidden, results, done = carry
-            key, key_action, key_step = jax.random.split(key, 3)
-            mask = seen.action_mask
-            distribution, hidden = networks.policy(
-                params["actor"],
-                seen.obs[:, None],
-                None if mask is None else mask[:, None],
-                hidden,
-                starts,
-            )
-            action = (distribution.mode() if greedy else distribution.sample(key_action))[:, 0]
-            state, seen, outcome = batch_step(env, jax.random.split(key_step, episodes), state, action)
+            step, play, results, done = carry
+            play, _, outcome = _advance(trainer, params, play, greedy)
             results = {
                 "episode_return": results["episode_return"] + jnp.where(done, 0.0, outcome.reward),
                 "episode_length": results["episode_length"] + ~done,
                 "win_rate": results["win_rate"] + (~done & outcome.won),
             }
-            return step + 1, key, state, seen, hidden[:, 0], results, done | outcome.done
+            return step + 1, play, results, done | outcome.done
 
         results = {
             "episode_return": jnp.zeros(episodes),
             "episode_length": jnp.zeros(episodes, jnp.int32),
             "win_rate": jnp.zeros(episodes),
         }
-        start = (jnp.zeros((), jnp.int32), key, state, observation)
-        start += (networks.initial_hidden(episodes), results, jnp.zeros(episodes, bool))
+        start = (jnp.zeros((), jnp.int32), _begin(trainer, key, episodes), results, jnp.zeros(episodes, bool))
         *_, results, _ = jax.lax.while_loop(unfinished, act, start)
-        if not env.reports_wins:
+        if not trainer.env.reports_wins:
             del results["win_rate"]
         return results
 
     return evaluate
+
+
+@dataclasses.dataclass(frozen=True)
+class Episode:
+    """One episode of T steps, as NumPy arrays.
+
+    Attributes:
+        states: environment states, leaves [T+1, ...]: the first and those after each step.
+        actions: [T, n] int, or [T, n, A].
+        outcomes: leaves [T].
+    """
+
+    states: Any
+    actions: np.ndarray
+    outcomes: Outcome
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.actions)
+
+
+def record(trainer: Trainer, params: Any, key: Array, greedy: bool = True) -> Episode:
+    """Plays one episode, from a fresh reset to its end, and keeps all of it.
+
+    It is the episode that ``make_evaluate(trainer, 1, greedy)(params, key)`` plays, and as there one without
+    an end is cut after ``STEP_LIMIT`` steps.
+
+    Args:
+        trainer: what ``make_train`` returned.
+        params: ``state.params`` of one seed.
+        key: PRNG key.
+        greedy: take the most probable action (else sample).
+    """
+    states, actions, outcomes = jax.device_get(_play_one(trainer, params, key, greedy))
+    done = outcomes.done
+    steps = int(done.argmax()) + 1 if done.any() else len(done)
+    return Episode(
+        states=jax.tree.map(lambda x: x[: steps + 1], states),
+        actions=actions[:steps],
+        outcomes=jax.tree.map(lambda x: x[:steps], outcomes),
+    )
+
+
+@partial(jax.jit, static_argnames=("trainer", "greedy"))
+def _play_one(trainer: Trainer, params: Any, key: Array, greedy: bool) -> tuple[Any, Array, Outcome]:
+    """States [L+1, ...], actions [L, n, ...] and outcomes [L] up to the step limit L, past the end."""
+    limit = STEP_LIMIT if trainer.env.time_limit is None else trainer.env.time_limit + 1
+    start = _begin(trainer, key, 1)
+
+    def act(play: Play, _: None) -> tuple[Play, tuple[Any, Array, Outcome]]:
+        play, action, outcome = _advance(trainer, params, play, greedy)
+        return play, (play.state, action[:, 0], jax.tree.map(lambda x: x[0], outcome))
+
+    _, (states, actions, outcomes) = jax.lax.scan(act, start, length=limit)
+    states = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b])[:, 0], start.state, states)
+    return states, actions, outcomes

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from flax import struct
 from jax import Array
 
+from fp3o_jax.envs.scenes import Scene
+
 
 @struct.dataclass
 class Observation:
@@ -70,6 +72,9 @@ class Environment:
         agent_types: [n] type of each agent; None where types change from episode to episode.
         reset: key -> (state, Observation).
         step: (key, state, actions) -> (state, Observation, Outcome).
+        scenes: states [T+1, ...] of an episode, as NumPy arrays -> T+1 pictures of them; None if there is
+            nothing to draw, or if ``html`` does it.
+        html: such states -> an HTML page that plays them.
     """
 
     name: str
@@ -84,6 +89,8 @@ class Environment:
     agent_types: tuple[Hashable, ...] | None
     reset: Callable[[Array], tuple[Any, Observation]]
     step: Callable[[Array, Any, Array], tuple[Any, Observation, Outcome]]
+    scenes: Callable[[Any], list[Scene]] | None = None
+    html: Callable[[Any], str] | None = None
 
     @property
     def num_agents(self) -> int:

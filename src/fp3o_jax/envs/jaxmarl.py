@@ -20,6 +20,7 @@ from jax import Array
 
 from fp3o_jax.config import ConfigError, unknown
 from fp3o_jax.envs.base import Environment, Observation, Outcome, pad_last
+from fp3o_jax.envs.scenes import Scene, mpe_scenes, smax_scenes
 
 MABRAX = ("ant_4x2", "halfcheetah_6x1", "hopper_3x1", "humanoid_9|8", "walker2d_2x3")
 MPE = ("simple", "simple_reference", "simple_speaker_listener", "simple_spread")
@@ -112,6 +113,7 @@ def smax(map_name: str, **kwargs: Any) -> Environment:
         won=won,
         time_limit=env.max_steps,
         agent_types=types,
+        scenes=lambda states: smax_scenes(env, states),
     )
 
 
@@ -134,12 +136,21 @@ def mabrax(task: str, **kwargs: Any) -> Environment:
         kwargs.setdefault("agent_obs_mapping", _observed(task, size, _agent_observation_mapping[task]))
         env = _build(MABraxEnv, env_name=task, auto_reset=False, **kwargs)
 
+    def html(states: Any) -> str:
+        from brax.io import html as brax_html
+
+        # The viewer takes the simulator's time step for the time between two states.
+        system = env.sys.tree_replace({"opt.timestep": env.env.dt * env.action_repeat})
+        steps = [jax.tree.map(lambda x, t=t: x[t], states.pipeline_state) for t in range(len(states.done))]
+        return brax_html.render(system, steps, height="100vh", colab=False)
+
     return adapt(
         env,
         f"mabrax/{task}",
         global_state=lambda state, obs: state.obs,
         truncated=lambda state, info: info["truncation"] > 0,
         time_limit=env.episode_length,
+        html=html,
     )
 
 
@@ -179,6 +190,7 @@ def mpe(task: str, **kwargs: Any) -> Environment:
         global_state=lambda state, obs: jnp.concatenate([obs[a].ravel() for a in env.agents]),
         truncated=lambda state, info: jnp.ones((), bool),
         time_limit=env.max_steps,
+        scenes=lambda states: mpe_scenes(env, states),
     )
 
 
@@ -198,6 +210,8 @@ def adapt(
     won: Callable[[Any, dict[str, Any]], Array] | None = None,
     time_limit: int | None = None,
     agent_types: tuple[Hashable, ...] | None = (),
+    scenes: Callable[[Any], list[Scene]] | None = None,
+    html: Callable[[Any], str] | None = None,
 ) -> Environment:
     """Any JaxMARL environment as an :class:`Environment`.
 
@@ -212,6 +226,7 @@ def adapt(
         time_limit: bound on the episode length, if known.
         agent_types: [n]; by default agents are of one type if their names agree but for the number and
             their spaces agree. None if types change.
+        scenes, html: how an episode is shown, see :class:`Environment`.
 
     Raises:
         ConfigError: spaces that are neither all ``Discrete`` nor all one-dimensional ``Box``.
@@ -293,6 +308,8 @@ def adapt(
         agent_types=agent_types,
         reset=reset,
         step=step,
+        scenes=scenes,
+        html=html,
     )
 
 
