@@ -56,10 +56,15 @@ def test_commands(command, tmp_path, monkeypatch):
         assert (tmp_path / "figures" / "win_rate_final.pdf").exists()
         return
     small = [part for name, value in SMALL.items() for part in (f"--{name.replace('_', '-')}", str(value))]
-    if args[0] == "evaluate" or "--resume" in args:
-        run = args[1 + ("--resume" in args)]
-        assert main(["train", "--env", "matrix/xor", "--run-dir", run, "--eval-episodes", "4", *small]) == 0
+    if args[0] in ("evaluate", "render") or "--resume" in args:
+        run, env = (
+            args[1 + ("--resume" in args)],
+            "mpe/simple_spread" if args[0] == "render" else "matrix/xor",
+        )
+        assert main(["train", "--env", env, "--run-dir", run, "--eval-episodes", "4", *small]) == 0
         assert main(args) == 0
+        if args[0] == "render":
+            assert [path.suffix for path in (tmp_path / run / "figures").iterdir()] == [".gif"]
         return
     if args[0] == "train" and "--help" not in args:
         # There is no server here.

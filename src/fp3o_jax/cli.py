@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fp3o_jax.config import PRESETS, Config, ConfigError, unknown
-from fp3o_jax.runs import RunError, RunOptions, evaluate_run, run_training
+from fp3o_jax.runs import RunError, RunOptions, evaluate_run, render_run, run_training
 from fp3o_jax.runs.directory import read_config, read_options
 
 DESCRIPTION = """\
@@ -24,6 +24,7 @@ Train teams of agents with FP3O, MAPPO, IPPO, HAPPO, A2PO or CoPPO, end to end i
   fp3o train --resume RUN                     go on with a run that was stopped
   fp3o train --help                           every setting
   fp3o evaluate RUN --episodes 1000           play its policies
+  fp3o render RUN                             watch an episode
   fp3o plot runs/A runs/B                     learning curves and final scores, compared
 """
 
@@ -50,6 +51,7 @@ def main(args: Sequence[str] | None = None) -> int:
             "train": _train_command(default, options),
             "evaluate": evaluate,
             "plot": plot,
+            "render": render,
             "list": list_names,
         }
         tyro.extras.subcommand_cli_from_dict(
@@ -113,6 +115,29 @@ def plot(
     from fp3o_jax.runs.figures import plot_runs
 
     plot_runs(runs, metric=metric, smooth=smooth, output=output)
+
+
+def render(
+    run: tyro.conf.Positional[Path],
+    seed_index: int = 0,
+    episode_seed: int = 0,
+    sampled: bool = False,
+    best: bool = False,
+    output: Path | None = None,
+) -> None:
+    """Watch a trained policy: `fp3o render RUN` writes an episode as a GIF or an interactive page.
+
+    Args:
+        run: run directory, finished or not
+        seed_index: which seed's policy, counted from 0
+        episode_seed: another number is another episode
+        sampled: draw actions instead of taking the most probable ones
+        best: the checkpoint with the highest win rate or return, instead of the newest
+        output: file to write, .gif for SMAX and MPE, .html for MABrax; by default in the run's figures/
+    """
+    render_run(
+        run, seed_index=seed_index, episode_seed=episode_seed, sampled=sampled, best=best, output=output
+    )
 
 
 def list_names() -> None:

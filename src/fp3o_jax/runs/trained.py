@@ -94,6 +94,51 @@ def evaluate_run(
     return rows
 
 
+def render_run(
+    path: Path,
+    *,
+    seed_index: int = 0,
+    episode_seed: int = 0,
+    sampled: bool = False,
+    best: bool = False,
+    output: Path | None = None,
+    console: Console | None = None,
+) -> Path:
+    """Plays one episode with a policy of a run and writes it as a GIF (SMAX, MPE) or a page (MABrax).
+
+    Args:
+        path: run directory.
+        seed_index: which seed's policy, counted from 0.
+        episode_seed: another number is another episode.
+        sampled: draw actions instead of taking the most probable ones.
+        best: the checkpoint with the highest win rate or return, instead of the newest.
+        output: file to write; by default in the run's ``figures/``.
+        console: where the path is printed; by default the terminal.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ConfigError: there is no run, no checkpoint, no such seed, or the environment cannot be drawn.
+    """
+    from fp3o_jax.runs.playback import render_policy
+
+    console = console or Console()
+    trainer, state = load_run(path, best)
+    (index,) = pick_seeds(trainer.config, seed_index)
+    output = output or Path(path) / "figures" / f"seed{trainer.config.seed + index}_episode{episode_seed}"
+    with phase(console, "playing an episode"):
+        written = render_policy(
+            trainer,
+            jax.tree.map(lambda x: x[index], state.params),
+            key=jax.random.key(episode_seed),
+            greedy=not sampled,
+            output=output,
+        )
+    console.print(f"written to {written}", soft_wrap=True)
+    return written
+
+
 def pick_seeds(config: Config, seed_index: int | None) -> list[int]:
     """Positions of the seeds that are meant: one, or all if None."""
     if seed_index is None:
