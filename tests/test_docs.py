@@ -56,7 +56,7 @@ def test_commands(command, tmp_path, monkeypatch):
         assert (tmp_path / "figures" / "win_rate_final.pdf").exists()
         return
     small = [part for name, value in SMALL.items() for part in (f"--{name.replace('_', '-')}", str(value))]
-    if args[0] in ("evaluate", "render") or "--resume" in args:
+    if args[0] in ("evaluate", "render", "export") or "--resume" in args:
         run, env = (
             args[1 + ("--resume" in args)],
             "mpe/simple_spread" if args[0] == "render" else "matrix/xor",

@@ -11,6 +11,7 @@ from fp3o_jax.config import Config, ConfigError, Hyperparams
 if TYPE_CHECKING:
     from fp3o_jax.envs import Environment, make_env
     from fp3o_jax.evaluation import make_evaluate
+    from fp3o_jax.policy import load_policy
     from fp3o_jax.train import TrainState, make_train
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Environment",
     "Hyperparams",
     "TrainState",
+    "load_policy",
     "make_env",
     "make_evaluate",
     "make_train",
@@ -30,6 +32,7 @@ _LAZY = {
     "Environment": "envs",
     "make_env": "envs",
     "make_evaluate": "evaluation",
+    "load_policy": "policy",
     "TrainState": "train",
     "make_train": "train",
 }

@@ -25,6 +25,7 @@ Train teams of agents with FP3O, MAPPO, IPPO, HAPPO, A2PO or CoPPO, end to end i
   fp3o train --help                           every setting
   fp3o evaluate RUN --episodes 1000           play its policies
   fp3o render RUN                             watch an episode
+  fp3o export RUN                             take a policy away
   fp3o plot runs/A runs/B                     learning curves and final scores, compared
 """
 
@@ -52,6 +53,7 @@ def main(args: Sequence[str] | None = None) -> int:
             "evaluate": evaluate,
             "plot": plot,
             "render": render,
+            "export": export,
             "list": list_names,
         }
         tyro.extras.subcommand_cli_from_dict(
@@ -138,6 +140,23 @@ def render(
     render_run(
         run, seed_index=seed_index, episode_seed=episode_seed, sampled=sampled, best=best, output=output
     )
+
+
+def export(
+    run: tyro.conf.Positional[Path], seed_index: int = 0, best: bool = False, output: Path | None = None
+) -> None:
+    """Take a trained policy away: `fp3o export RUN` writes policy.safetensors and policy.json.
+
+    Args:
+        run: run directory, finished or not
+        seed_index: which seed's policy, counted from 0
+        best: the checkpoint with the highest win rate or return, instead of the newest
+        output: folder to write to; by default policy/ in the run
+    """
+    from fp3o_jax.policy import load_policy
+
+    folder = load_policy(run, seed_index, best).save(output or run / "policy")
+    Console().print(f"written to {folder}", soft_wrap=True)
 
 
 def list_names() -> None:

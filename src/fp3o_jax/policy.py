@@ -1,0 +1,150 @@
+"""A trained team to act with, without environment or training code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax import Array
+
+from fp3o_jax.config import ConfigError
+from fp3o_jax.networks import ActorCritic
+from fp3o_jax.sharing import Sharing
+
+if TYPE_CHECKING:
+    from fp3o_jax.train import Trainer
+
+WEIGHTS, ARCHITECTURE = "policy.safetensors", "policy.json"
+
+
+class Policy:
+    """The policies of one seed's agents.
+
+    Args:
+        architecture: what :func:`architecture` says of the trainer.
+        params: ``state.params["actor"]`` of one seed.
+
+    Attributes:
+        agents: names, as the environment gives them.
+    """
+
+    def __init__(self, architecture: Mapping[str, Any], params: Any):
+        self.architecture, self.params = dict(architecture), params
+        self.agents: tuple[str, ...] = tuple(architecture["agents"])
+        self._obs_sizes = tuple(architecture["obs_sizes"])
+        self._action_sizes = tuple(architecture["action_sizes"])
+        self._networks = ActorCritic(
+            sharing=Sharing(tuple(architecture["trunk_groups"]), tuple(architecture["head_groups"])),
+            obs_sizes=self._obs_sizes,
+            critic_sizes=self._obs_sizes,  # there is no critic here
+            action_sizes=self._action_sizes,
+            discrete=architecture["discrete"],
+            hidden_size=architecture["hidden_size"],
+            recurrent=architecture["recurrent"],
+            agent_id=architecture["agent_id"],
+        )
+
+    def initial_state(self) -> Array:
+        """The recurrent state [n, H] in which an episode begins; H is 0 without a GRU."""
+        return self._networks.initial_hidden(1)[:, 0]
+
+    def act(
+        self,
+        obs: Mapping[str, Array],
+        key: Array | None,
+        state: Array,
+        action_mask: Mapping[str, Array] | None = None,
+    ) -> tuple[dict[str, Array], Array]:
+        """One action for each agent. Pure: ``jit`` it, ``vmap`` it over environments.
+
+        Args:
+            obs: agent -> its observation [O_i], as JaxMARL gives it; other entries are ignored.
+            key: PRNG key to sample with; None for the most probable actions.
+            state: what the call before returned, or :meth:`initial_state` when an episode begins.
+            action_mask: agent -> [A_i], which discrete actions are available (JaxMARL's
+                ``env.get_avail_actions(state)``); all by default.
+
+        Returns:
+            agent -> its action, an int, or a float [A_i] that is not clipped to the environment's bounds; and
+            the next state.
+
+        Raises:
+            ConfigError: an agent's observation is missing or of another size.
+        """
+        for agent, size in zip(self.agents, self._obs_sizes, strict=True):
+            if agent not in obs or jnp.size(obs[agent]) != size:
+                given = f"{jnp.size(obs[agent])} features" if agent in obs else "nothing"
+                raise ConfigError(f"obs[{agent!r}] has {given}, the policy was trained on {size}")
+        x = self._stacked({a: jnp.ravel(obs[a]).astype(jnp.float32) for a in self.agents}, self._obs_sizes)
+        mask = None if action_mask is None else self._stacked(action_mask, self._action_sizes) > 0
+        distribution, states = self._networks.policy(
+            self.params, x, mask, state[:, None], jnp.zeros((1, 1), bool)
+        )
+        actions = (distribution.mode() if key is None else distribution.sample(key))[:, 0, 0]
+        if not self.architecture["discrete"]:
+            sizes = zip(self.agents, self._action_sizes, strict=True)
+            return {a: actions[i, :size] for i, (a, size) in enumerate(sizes)}, states[:, 0, 0]
+        return {a: actions[i] for i, a in enumerate(self.agents)}, states[:, 0, 0]
+
+    def save(self, folder: Path) -> Path:
+        """Writes ``policy.safetensors``, in the layout that JaxMARL's ``load_params`` reads, and
+        ``policy.json``, the architecture; :func:`load_policy` reads both back."""
+        from safetensors.flax import save_file
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(flatten_dict(self.params, sep=","), folder / WEIGHTS)
+        (folder / ARCHITECTURE).write_text(json.dumps(self.architecture, indent=2) + "\n", encoding="utf-8")
+        return folder
+
+    def _stacked(self, by_agent: Mapping[str, Array], sizes: tuple[int, ...]) -> Array:
+        """agent -> [size] as [n, 1, 1, largest size]."""
+        rows = [jnp.pad(by_agent[a], (0, max(sizes) - n)) for a, n in zip(self.agents, sizes, strict=True)]
+        return jnp.stack(rows)[:, None, None]
+
+
+def architecture(trainer: Trainer) -> dict[str, Any]:
+    """All that the networks of a trainer's policies depend on, as JSON holds it."""
+    env, config, sharing = trainer.env, trainer.config, trainer.networks.sharing
+    return {
+        "env": env.name,
+        "agents": list(env.agents),
+        "obs_sizes": list(env.obs_sizes),
+        "action_sizes": list(env.action_sizes),
+        "discrete": env.discrete,
+        "trunk_groups": list(sharing.trunk),
+        "head_groups": list(sharing.head),
+        "hidden_size": config.hidden_size,
+        "recurrent": config.recurrent,
+        "agent_id": config.agent_id,
+    }
+
+
+def load_policy(path: Path | str, seed_index: int = 0, best: bool = False, env: Any = None) -> Policy:
+    """The trained policies of a run, or exported ones.
+
+    Args:
+        path: run directory, or a folder that ``fp3o export`` has written.
+        seed_index: which seed's, counted from 0.
+        best: of the checkpoint with the highest win rate or return, instead of the newest.
+        env: the environment object that the run was given, if it was given one.
+
+    Raises:
+        ConfigError: there is neither, or no checkpoint, or no such seed.
+    """
+    path = Path(path)
+    if (path / ARCHITECTURE).exists():
+        from safetensors.flax import load_file
+
+        params = unflatten_dict(load_file(path / WEIGHTS), sep=",")
+        return Policy(json.loads((path / ARCHITECTURE).read_text(encoding="utf-8")), params)
+    from fp3o_jax.runs.trained import load_run, pick_seeds
+
+    trainer, state = load_run(path, best, env)
+    (index,) = pick_seeds(trainer.config, seed_index)
+    return Policy(architecture(trainer), jax.tree.map(lambda x: x[index], state.params["actor"]))
