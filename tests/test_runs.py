@@ -22,6 +22,7 @@ from fp3o_jax.cli import main
 from fp3o_jax.runs import Interrupted, RunOptions, load_run, loop, run_training
 from fp3o_jax.runs.checkpoints import Checkpoints, digest, pack, unpack
 from fp3o_jax.runs.directory import RunDirectory, default_path
+from fp3o_jax.runs.signals import deferred
 from fp3o_jax.runs.sinks import WandbOptions
 from fp3o_jax.train import Trainer, make_train
 
@@ -35,6 +36,7 @@ CONFIG = Config(
     num_seeds=2,
     epochs=1,
 )
+HANDLERS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 OFTEN = RunOptions(eval_episodes=4, checkpoint_seconds=0)
 
 
@@ -54,6 +56,15 @@ def whole(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "whole"
     train(path)
     return path
+
+
+@pytest.fixture(autouse=True)
+def usual_handlers():
+    """A shell's background jobs ignore SIGINT, and so may the process that runs these tests."""
+    before = {signum: signal.signal(signum, handler) for signum, handler in HANDLERS.items()}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
 
 
 def stop_after(monkeypatch, update, signum=signal.SIGTERM):
@@ -78,7 +89,7 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_bit(signum, whole, tmp_path, 
             train(path, options=seldom)
         assert stop.value.code == 128 + signum
         assert not (path / "summary.json").exists()
-    assert signal.getsignal(signum) in (signal.SIG_DFL, signal.default_int_handler)
+    assert signal.getsignal(signum) == HANDLERS[signum]
     summary = train(path, options=seldom)
     assert result(path) == result(whole)
     rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
@@ -293,6 +304,14 @@ def test_a_far_step_is_told():
     text = " ".join(said.export_text().split())
     assert text.count("warning") == 1
     assert "KL of 0.5 in update 21, usually by 0.01" in text
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with deferred() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.signum is None
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 
 
 def test_outside_the_main_thread(tmp_path):

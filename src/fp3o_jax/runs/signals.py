@@ -30,7 +30,8 @@ class Stop:
 def deferred() -> Iterator[Stop]:
     """Keeps SIGINT and SIGTERM for later; a second one acts at once.
 
-    Outside the main thread, where handlers cannot be set, signals stay as they are.
+    Signals that are ignored, as SIGINT is in a shell's background jobs, stay ignored. Outside the main thread,
+    where handlers cannot be set, signals stay as they are.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -44,7 +45,8 @@ def deferred() -> Iterator[Stop]:
             signal.signal(each, action)
 
     for signum in (signal.SIGINT, signal.SIGTERM):
-        previous[signum] = signal.signal(signum, handler)
+        if signal.getsignal(signum) != signal.SIG_IGN:
+            previous[signum] = signal.signal(signum, handler)
     try:
         yield stop
     finally:
