@@ -30,8 +30,8 @@ class Stop:
 def deferred() -> Iterator[Stop]:
     """Keeps SIGINT and SIGTERM for later; a second one acts at once.
 
-    Signals that are ignored, as SIGINT is in a shell's background jobs, stay ignored. Outside the main thread,
-    where handlers cannot be set, signals stay as they are.
+    Signals that are ignored, as SIGINT is in a shell's background jobs, stay ignored. Outside the main
+    thread, where handlers cannot be set, signals stay as they are.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
