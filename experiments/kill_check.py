@@ -76,7 +76,8 @@ def stop_at_random(check: Check, process: subprocess.Popen, run: Path, moments: 
     except subprocess.TimeoutExpired:
         process.send_signal(getattr(signal, check.signal))
         process.wait()
-    if process.returncode not in (0, -signal.SIGKILL, 128 + signal.SIGTERM):
+    # Before and after the training itself, SIGTERM ends the process at once.
+    if process.returncode not in (0, -signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM):
         raise RuntimeError(f"the run failed with status {process.returncode}:\n{process.stderr.read()}")
     return process.returncode != 0
 
