@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from fp3o_jax.runs.statistics import iqm
+
 #: Columns of a row that say which row it is; all others are metrics.
 ROW_KEYS = ("seed", "update", "env_steps")
 
@@ -122,12 +124,11 @@ def over_seeds(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """
     statistics = {}
     for name in dict.fromkeys(name for row in rows for name in row):
-        values = np.sort([row[name] for row in rows if name in row])
-        cut = len(values) // 4
+        values = np.array([row[name] for row in rows if name in row])
         statistics |= {
             f"{name}/mean": float(values.mean()),
-            f"{name}/iqm": float(values[cut : len(values) - cut].mean()),
-            f"{name}/min": float(values[0]),
-            f"{name}/max": float(values[-1]),
+            f"{name}/iqm": float(iqm(values)),
+            f"{name}/min": float(values.min()),
+            f"{name}/max": float(values.max()),
         }
     return statistics
