@@ -100,7 +100,7 @@ def take_turns(programs: Mapping[str, Callable[[], Any]], rounds: int, warm_up: 
 
 
 class Repeated:
-    """A donating ``step(state) -> (state, ...)`` as a program to be timed: each call goes on from the last."""
+    """A donating ``step(state) -> (state, ...)`` to be timed: each call goes on from the last."""
 
     def __init__(self, step: Callable[[Any], tuple[Any, Any]], state: Any):
         self._step, self._state = step, state

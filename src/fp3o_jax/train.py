@@ -19,7 +19,7 @@ from fp3o_jax.losses import explained_variance
 from fp3o_jax.networks import ActorCritic
 from fp3o_jax.normalization import ValueNorm
 from fp3o_jax.rollout import RolloutState, Trajectory, collect, evaluate_states, init_rollout
-from fp3o_jax.schedules import CONDITIONS, Algorithm, make_algorithm
+from fp3o_jax.schedules import CONDITIONS, Algorithm, Schedule, make_algorithm
 from fp3o_jax.sharing import make_sharing
 from fp3o_jax.update import Batch, Metrics, as_sequences, chunk_starts, make_update
 
@@ -99,38 +99,19 @@ class Trainer:
             rollout=init_rollout(self.env, self.networks, key_envs, self.config.num_envs),
             key=key,
             num_updates=jnp.zeros((), jnp.int32),
-            episodes={name: jnp.full((), jnp.nan) for name in names},
+            # Of a firm type, so that the update's state is the same type again: one compilation.
+            episodes={name: jnp.full((), jnp.nan, dtype=float) for name in names},
             hyperparams=jax.tree.map(jnp.float32, hyperparams),
         )
 
     def update(self, state: TrainState) -> tuple[TrainState, Metrics]:
         """One iteration: rollout, advantages, pipeline update."""
-        config, networks = self.config, self.networks
+        config = self.config
         key, key_rollout, key_schedule, key_update = jax.random.split(state.key, 4)
-        rollout, trajectory = collect(
-            self.env,
-            networks,
-            state.params["actor"],
-            state.rollout,
-            key_rollout,
-            rollout_length=config.rollout_length,
-            chunk_length=config.sequence_length,
-            critics_see_state=self.algorithm.critics_see_state,
-            bootstrap_truncations=config.bootstrap_truncations,
-        )
-        batch, value_norm, critic_hidden, fit = self._batch(state, trajectory)
+        rollout, trajectory = self.collect(state, key_rollout)
+        batch, value_norm, critic_hidden, fit = self.batch(state, trajectory)
         schedule = self.algorithm.schedule(key_schedule, self.env.num_agents)
-        fraction = 1.0
-        if config.lr_schedule == "linear":
-            fraction = 1.0 - state.num_updates / config.num_updates
-        params, opt_state, metrics = make_update(
-            networks,
-            self.algorithm,
-            epochs=config.epochs,
-            num_minibatches=config.num_minibatches,
-            condition=CONDITIONS[config.condition],
-            head_lr_scale=config.head_lr_scale,
-        )(state.params, state.opt_state, batch, schedule, key_update, state.hyperparams, fraction)
+        params, opt_state, metrics = self.learn(state, batch, schedule, key_update)
 
         episodes, ended = _episode_metrics(trajectory, state.episodes)
         num_updates = state.num_updates + 1
@@ -153,8 +134,22 @@ class Trainer:
         )
         return state, metrics
 
-    def _batch(self, state: TrainState, trajectory: Trajectory) -> tuple[Batch, ValueNorm, Array, Array]:
-        """Advantages and value targets; everything as sequences, agents first.
+    def collect(self, state: TrainState, key: Array) -> tuple[RolloutState, Trajectory]:
+        """The first phase: T steps of B environments under the current policies."""
+        return collect(
+            self.env,
+            self.networks,
+            state.params["actor"],
+            state.rollout,
+            key,
+            rollout_length=self.config.rollout_length,
+            chunk_length=self.config.sequence_length,
+            critics_see_state=self.algorithm.critics_see_state,
+            bootstrap_truncations=self.config.bootstrap_truncations,
+        )
+
+    def batch(self, state: TrainState, trajectory: Trajectory) -> tuple[Batch, ValueNorm, Array, Array]:
+        """The second phase: advantages and value targets; everything as sequences, agents first.
 
         Returns:
             The batch, the value statistics after it, the critics' recurrent states [n, B, H] after the
@@ -207,6 +202,24 @@ class Trainer:
             errors=errors if self.algorithm.correction is not None else None,
         )
         return batch, value_norm, critic_hidden, fit
+
+    def learn(
+        self, state: TrainState, batch: Batch, schedule: Schedule, key: Array
+    ) -> tuple[Any, Any, Metrics]:
+        """The third phase: the stages of the schedule. New parameters, optimiser states, metrics."""
+        config = self.config
+        fraction = 1.0
+        if config.lr_schedule == "linear":
+            fraction = 1.0 - state.num_updates / config.num_updates
+        update = make_update(
+            self.networks,
+            self.algorithm,
+            epochs=config.epochs,
+            num_minibatches=config.num_minibatches,
+            condition=CONDITIONS[config.condition],
+            head_lr_scale=config.head_lr_scale,
+        )
+        return update(state.params, state.opt_state, batch, schedule, key, state.hyperparams, fraction)
 
 
 def make_train(config: Config | Mapping[str, Any], env: Any = None) -> Trainer:

@@ -1,0 +1,178 @@
+"""How close an iteration is to what the machine can do, phase by phase.
+
+    python benchmarks/limits.py
+    python benchmarks/limits.py --mode full
+
+An iteration collects a rollout, turns it into a batch (values, advantages, targets) and learns from it. Each
+phase is timed by itself, beside the whole. Two yardsticks take turns with them:
+
+- the bare environment: the same number of steps with random actions, no network, no record;
+- plain matrix products: those that the update cannot do without (forward, and both gradients), with the
+  same shapes, as often as the update does them. Their FLOP/s is what these shapes can reach here, and the
+  update's FLOP/s is those products' count over the update's time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import tyro
+from jax import Array
+
+from fp3o_jax import Config, Environment, make_train
+from fp3o_jax.envs.base import batch_reset, batch_step
+from fp3o_jax.train import Trainer
+from harness import Options, Repeated, Report, take_turns
+
+QUICK = (("smax/3m", False), ("smax/3m", True))
+FULL = (
+    *QUICK,
+    ("smax/3s5z", False),
+    ("smax/3s5z", True),
+    ("mabrax/halfcheetah_6x1", False),
+    ("mpe/simple_spread", False),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits(Options):
+    """What to measure."""
+
+    envs: tuple[str, ...] = ()
+    """environments, feed-forward; by default those of the mode, with and without a GRU"""
+    algorithm: str = "fp3o"
+    """algorithm"""
+    sharing: str = "full"
+    """parameter sharing"""
+    num_envs: int = 64
+    """environments stepped in parallel"""
+    rollout_length: int = 128
+    """steps per environment and update"""
+    hidden_size: int = 64
+    """width of every layer"""
+    rounds: int = 5
+    """timed calls of everything"""
+
+
+def bare_environment(env: Environment, num_envs: int, steps: int) -> Callable[[], Any]:
+    """The environment with random actions: what is left of a rollout without networks and record."""
+    actions = max(env.action_sizes)
+
+    def act(state: Any, key: Array) -> tuple[Any, Array]:
+        key_action, key_step = jax.random.split(key)
+        if env.discrete:
+            action = jax.random.randint(key_action, (env.num_agents, num_envs), 0, actions)
+        else:
+            action = jax.random.uniform(key_action, (env.num_agents, num_envs, actions), minval=-1.0)
+        state, observation, outcome = batch_step(env, jax.random.split(key_step, num_envs), state, action)
+        # Sums, so that no part of the observation is left out of the program.
+        return state, sum(leaf.sum() for leaf in jax.tree.leaves((observation, outcome)))
+
+    @jax.jit
+    def play(state: Any, key: Array) -> Any:
+        return jax.lax.scan(act, state, jax.random.split(key, steps))
+
+    state, _ = jax.jit(lambda key: batch_reset(env, jax.random.split(key, num_envs)))(jax.random.key(0))
+    return lambda: play(state, jax.random.key(1))
+
+
+def plain_products(trainer: Trainer, params: Any, repetitions: int) -> tuple[Callable[[], Any], float]:
+    """The matrix products that ``repetitions`` gradient steps cannot do without, and their FLOPs.
+
+    Each layer is multiplied forward, for its weights' gradient and, but for the first, for its input's;
+    over the samples of all agents in one product, as full sharing allows it.
+    """
+    config = trainer.config
+    samples = config.num_envs * config.rollout_length * trainer.env.num_agents
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    # Weight matrices are those leaves that have two axes behind the groups.
+    layers = [(jax.tree_util.keystr(path), leaf.shape[1:]) for path, leaf in leaves if leaf.ndim == 3]
+    first = ["dense_0" in name for name, _ in layers]
+    operands = [(jnp.ones((samples, i)), jnp.ones((i, o)), jnp.ones((samples, o))) for _, (i, o) in layers]
+
+    @jax.jit
+    def multiply(operands: list[tuple[Array, Array, Array]]) -> Array:
+        def once(carry: Array, _: None) -> tuple[Array, None]:
+            # Barriers, so that XLA takes nothing out of the loop and computes every product in full.
+            now, carry = jax.lax.optimization_barrier((operands, carry))
+            products = [
+                (x @ w, x.T @ g, None if is_first else g @ w.T)
+                for (x, w, g), is_first in zip(now, first, strict=True)
+            ]
+            products = jax.lax.optimization_barrier(products)
+            return carry + sum(leaf[0, 0] for leaf in jax.tree.leaves(products)), None
+
+        return jax.lax.scan(once, jnp.zeros(()), length=repetitions)[0]
+
+    flops = sum(
+        (2 if is_first else 3) * 2.0 * samples * i * o
+        for (_, (i, o)), is_first in zip(layers, first, strict=True)
+    )
+    return lambda: multiply(operands), flops * repetitions
+
+
+def measure(limits: Limits, report: Report, env: str, recurrent: bool) -> None:
+    """Adds the rows of one environment: a phase each."""
+    trainer = make_train(
+        Config(
+            env=env,
+            algorithm=limits.algorithm,
+            sharing=limits.sharing,
+            recurrent=recurrent,
+            num_envs=limits.num_envs,
+            rollout_length=limits.rollout_length,
+            hidden_size=limits.hidden_size,
+        )
+    )
+    config, key = trainer.config, jax.random.key(0)
+    state = jax.jit(trainer.init)(key)
+    schedule = trainer.algorithm.schedule(key, trainer.env.num_agents)
+    _, trajectory = jax.jit(trainer.collect)(state, key)
+    batch, *_ = jax.jit(trainer.batch)(state, trajectory)
+    stages = schedule.owners.shape[0]
+    share = schedule.owners.shape[1] / trainer.env.num_agents
+    products, flops = plain_products(trainer, state.params, round(stages * share * config.epochs))
+
+    collect, make_batch, learn = map(jax.jit, (trainer.collect, trainer.batch, trainer.learn))
+    programs = {
+        "iteration": Repeated(jax.jit(trainer.update, donate_argnums=0), jax.tree.map(jnp.copy, state)),
+        "collect": lambda: collect(state, key),
+        "batch": lambda: make_batch(state, trajectory),
+        "learn": lambda: learn(state, batch, schedule, key),
+        "bare environment": bare_environment(trainer.env, config.num_envs, config.rollout_length),
+        "plain products": products,
+    }
+    times = take_turns(programs, limits.rounds)
+    whole = times["iteration"]
+    label = f"{env}{' GRU' if recurrent else ''}"
+    for name, time in times.items():
+        row: dict[str, Any] = {
+            "env": label,
+            "phase": name,
+            "ms": 1e3 * time.median,
+            "over_iteration": time.over(whole),
+        }
+        row["env_steps_per_s"] = config.steps_per_update / time.median
+        if name in ("learn", "plain products"):
+            row["GFLOP_per_s"] = flops / time.median / 1e9
+        report.add(**row)
+    report.note(
+        f"{label}: an iteration runs at {times['bare environment'].over(whole)} of the bare environment's "
+        f"speed; learning at {times['plain products'].over(times['learn'])} of the plain products'"
+    )
+
+
+def main(limits: Limits) -> None:
+    report = Report("limits", "How close to the limit", limits)
+    chosen = tuple((env, False) for env in limits.envs) or (QUICK if limits.mode == "quick" else FULL)
+    for env, recurrent in chosen:
+        measure(limits, report, env, recurrent)
+    report.show()
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Limits, description=__doc__))
