@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -108,6 +109,47 @@ class Repeated:
     def __call__(self) -> Any:
         self._state, rest = self._step(self._state)
         return self._state, rest
+
+
+class Peer:
+    """Somebody else's program in a process of its own (see ``peers/``), which waits while others run.
+
+    Args:
+        python: interpreter with what the peer needs.
+        script: of ``peers/``.
+        spec: what it is told, as JSON.
+
+    Raises:
+        RuntimeError: it ended instead of answering; what it printed stands above.
+    """
+
+    def __init__(self, python: Path, script: Path, spec: Mapping[str, Any]):
+        self._process = subprocess.Popen(
+            [str(python), str(script), json.dumps(spec)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.about = self._answer()
+
+    def run(self) -> float:
+        """Seconds of one run of the peer."""
+        self._process.stdin.write("run\n")
+        self._process.stdin.flush()
+        return self._answer()["seconds"]
+
+    def _answer(self) -> dict[str, Any]:
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self._process.args[1]} ended with status {self._process.wait()}")
+        return json.loads(line)
+
+    def __enter__(self) -> Peer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.stdin.close()
+        self._process.wait()
 
 
 def machine() -> dict[str, Any]:

@@ -77,6 +77,15 @@ def test_one_compilation_per_program(trained):
     assert run._cache_size() == 1
 
 
+def test_piece_by_piece_compiles_once():
+    train = make_train(TINY)
+    update = jax.jit(train.update, donate_argnums=0)
+    state = jax.jit(train.init)(jax.random.key(0))
+    for _ in range(3):
+        state, _ = update(state)
+    assert update._cache_size() == 1
+
+
 @pytest.mark.parametrize("sharing", ["full", "none"])
 def test_vmapped_seeds_are_single_runs(sharing):
     train = make_train({**TINY, "sharing": sharing})

@@ -1,0 +1,164 @@
+"""Env steps per second against JaxMARL's own baselines, for the same work.
+
+    git clone https://github.com/FLAIROx/JaxMARL jaxmarl
+    python3.12 -m venv peer && peer/bin/pip install -r requirements.lock six hydra-core omegaconf
+    peer/bin/pip install --no-deps distrax && peer/bin/pip install --pre tfp-nightly
+    python benchmarks/against_jaxmarl.py --jaxmarl jaxmarl --peer-python peer/bin/python
+
+Their training scripts are not in JaxMARL's wheel, and need packages that ours does not: they come from a
+checkout and run, unchanged, in a process of their own, under the same JAX. Both sides have the same
+environment, number of environments, steps, width of layers, epochs and minibatches; recurrent networks are
+trained through whole rollouts on both. Theirs is one program of some updates, compiled before it is timed;
+ours is called update by update, as `fp3o train` does it. The two take turns; the other waits.
+
+What differs: our networks have a LayerNorm at the input and behind every layer, and our recurrent ones one
+more layer before the GRU (theirs has it behind); their feed-forward ones have actor and critic layers of 64
+with tanh. Theirs computes an agent id into the observations, ours adds it to the first layer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import tyro
+
+from fp3o_jax import Config, make_train
+from harness import CONSOLE, Options, Peer, Report, Timing, timed
+
+SCRIPT = Path(__file__).parent / "peers" / "jaxmarl_baseline.py"
+GOAL = 2.0
+
+
+class Case(NamedTuple):
+    """A script of theirs, what it is told, and our setting for the same work."""
+
+    script: str
+    env: str
+    algorithm: str
+    recurrent: bool
+    told: dict[str, Any]
+    quick: bool = False
+
+
+CASES = {
+    "MAPPO-RNN 3m": Case("MAPPO/mappo_rnn_smax.py", "smax/3m", "mappo", True, {"MAP_NAME": "3m"}, quick=True),
+    "MAPPO-RNN 3s5z": Case("MAPPO/mappo_rnn_smax.py", "smax/3s5z", "mappo", True, {"MAP_NAME": "3s5z"}),
+    "IPPO-RNN 3m": Case("IPPO/ippo_rnn_smax.py", "smax/3m", "ippo", True, {"MAP_NAME": "3m"}),
+    "IPPO-RNN 3s5z": Case("IPPO/ippo_rnn_smax.py", "smax/3s5z", "ippo", True, {"MAP_NAME": "3s5z"}),
+    "IPPO-FF halfcheetah": Case(
+        "IPPO/ippo_ff_mabrax.py", "mabrax/halfcheetah_6x1", "ippo", False, {"ENV_NAME": "halfcheetah_6x1"}
+    ),
+    "IPPO-FF spread": Case("IPPO/ippo_ff_mpe.py", "mpe/simple_spread", "ippo", False, {}, quick=True),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class AgainstJaxMARL(Options):
+    """What to measure."""
+
+    jaxmarl: Path | None = None
+    """checkout of github.com/FLAIROx/JaxMARL"""
+    peer_python: Path = Path(sys.executable)
+    """interpreter that their scripts run in"""
+    cases: tuple[str, ...] = ()
+    """some of the cases; by default those of the mode"""
+    num_envs: int = 64
+    """environments stepped in parallel"""
+    rollout_length: int = 128
+    """steps per environment and update"""
+    updates: int = 3
+    """updates per timed round"""
+    rounds: int = 3
+    """rounds"""
+
+
+def our_program(case: Case, algorithm: str, options: AgainstJaxMARL) -> tuple[Callable[[], Any], float]:
+    """``options.updates`` updates of ours, and the seconds it took to compile one."""
+    trainer = make_train(
+        Config(
+            env=case.env,
+            algorithm=algorithm,
+            recurrent=case.recurrent,
+            hidden_size=128 if case.recurrent else 64,
+            chunk_length=options.rollout_length,
+            num_envs=options.num_envs,
+            rollout_length=options.rollout_length,
+            epochs=4,
+            num_minibatches=4,
+            total_env_steps=options.num_envs * options.rollout_length * 1000,
+        )
+    )
+    state = jax.jit(trainer.init)(jax.random.key(0))
+    start = time.perf_counter()
+    update = jax.jit(trainer.update, donate_argnums=0).lower(state).compile()
+    compile_seconds = time.perf_counter() - start
+
+    def run() -> Any:
+        nonlocal state
+        for _ in range(options.updates):
+            state, metrics = update(state)
+        return state, metrics
+
+    return run, compile_seconds
+
+
+def measure(name: str, case: Case, options: AgainstJaxMARL, report: Report) -> None:
+    """Adds the rows of one case: theirs against the same algorithm of ours, and against FP3O."""
+    steps = options.num_envs * options.rollout_length * options.updates
+    told = {
+        "NUM_ENVS": options.num_envs,
+        "NUM_STEPS": options.rollout_length,
+        "TOTAL_TIMESTEPS": steps,
+        "UPDATE_EPOCHS": 4,
+        "NUM_MINIBATCHES": 4,
+    }
+    script = options.jaxmarl.resolve() / "baselines" / case.script
+    ours = {algorithm: our_program(case, algorithm, options) for algorithm in (case.algorithm, "fp3o")}
+    with Peer(options.peer_python, SCRIPT, {"script": str(script), "config": told | case.told}) as peer:
+        for run in (peer.run, *(lambda run=run: timed(run) for run, _ in ours.values())):
+            run()
+        rounds = [(peer.run(), *(timed(run) for run, _ in ours.values())) for _ in range(options.rounds)]
+        about = peer.about
+    theirs, *own = (Timing(np.array(column)) for column in zip(*rounds, strict=True))
+    for (algorithm, (_, compile_seconds)), time_of_ours in zip(ours.items(), own, strict=True):
+        ratio = theirs.over(time_of_ours)
+        report.add(
+            case=name,
+            ours=algorithm,
+            ours_steps_per_s=steps / time_of_ours.median,
+            theirs_steps_per_s=steps / theirs.median,
+            speed_up=ratio,
+            our_compile_s=compile_seconds,
+            their_compile_s=about["compile_seconds"],
+        )
+        if algorithm == case.algorithm:
+            met = "met" if ratio.median >= GOAL else "missed"
+            report.note(f"{name}: {ratio.median:.2f} times as fast; goal of {GOAL:g}: {met}")
+
+
+def main(options: AgainstJaxMARL) -> int:
+    if options.jaxmarl is None or not (options.jaxmarl / "baselines").is_dir():
+        CONSOLE.print(
+            f"--jaxmarl {options.jaxmarl} is not a checkout of JaxMARL: git clone "
+            "https://github.com/FLAIROx/JaxMARL and pass its path",
+            style="bold red",
+            soft_wrap=True,
+        )
+        return 2
+    report = Report("against_jaxmarl", "Env steps per second against JaxMARL's baselines", options)
+    chosen = options.cases or tuple(n for n, case in CASES.items() if case.quick or options.mode == "full")
+    for name in chosen:
+        measure(name, CASES[name], options, report)
+    report.show()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(AgainstJaxMARL, description=__doc__)))
