@@ -5,6 +5,7 @@ import json
 import os
 import re
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from rich.console import Console
 
 from fp3o_jax import Config, ConfigError
 from fp3o_jax.cli import main
-from fp3o_jax.runs import Interrupted, RunOptions, load_run, loop, run_training
+from fp3o_jax.runs import Interrupted, RunError, RunOptions, load_run, loop, run_training
 from fp3o_jax.runs.checkpoints import Checkpoints, digest, pack, unpack
 from fp3o_jax.runs.directory import RunDirectory, default_path
 from fp3o_jax.runs.signals import deferred
@@ -275,6 +276,30 @@ sys.exit(main({[*args, "--checkpoint-seconds", seconds]!r}))
     assert main([*args, "--checkpoint-seconds", "60"]) == 0
     updates = [json.loads(line)["update"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert updates == list(range(1, 201))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system that holds a few checkpoints."""
+    path = tmp_path / "small"
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(path)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a small file system cannot be mounted here: that takes Linux and its administrator")
+    yield path
+    subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+def test_a_full_disk(small_disk, whole, tmp_path):
+    often = dataclasses.replace(OFTEN, keep_checkpoints=100)
+    with pytest.raises(RunError, match="No space left on device"):
+        train(small_disk / "run", options=often)
+    assert 0 < load_run(small_disk / "run")[1].num_updates[0] < 10
+    with pytest.raises(RunError, match="No space left on device"):
+        train(small_disk / "run", options=often)  # still full
+    shutil.copytree(small_disk / "run", tmp_path / "large")
+    train(tmp_path / "large", options=often)
+    assert result(tmp_path / "large") == result(whole)
 
 
 def test_metrics_go_wherever_they_are_wanted(whole, tmp_path, monkeypatch):
