@@ -21,7 +21,7 @@ from rich.console import Console
 from fp3o_jax import Config, ConfigError
 from fp3o_jax.cli import main
 from fp3o_jax.runs import Interrupted, RunError, RunOptions, load_run, loop, run_training
-from fp3o_jax.runs.checkpoints import Checkpoints, digest, pack, unpack
+from fp3o_jax.runs.checkpoints import Checkpoints, digest, join, pack, split, unpack
 from fp3o_jax.runs.directory import RunDirectory, default_path
 from fp3o_jax.runs.signals import deferred
 from fp3o_jax.runs.sinks import WandbOptions
@@ -118,6 +118,7 @@ def test_the_command_line_says_how_to_go_on_and_does(whole, tmp_path, monkeypatc
     assert "is not a run" in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")  # noise of threads
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(damage, whole, tmp_path, monkeypatch):
     path = tmp_path / "run"
@@ -199,11 +200,14 @@ def test_the_last_and_the_best_are_kept(tmp_path):
 
 
 def test_packing_is_lossless():
-    state = {"a": jnp.arange(3), "empty": jnp.zeros((2, 0)), "key": jax.random.split(jax.random.key(0), 2)}
+    state = {"a": jnp.arange(3), "b": jnp.array([True]), "empty": jnp.zeros((2, 0)), "z": jnp.float32(2)}
+    state |= {"half": jnp.ones((2, 2), jnp.bfloat16), "key": jax.random.split(jax.random.key(0), 2)}
     back = unpack(pack(state), jax.eval_shape(lambda: state))
     assert jax.tree.structure(back) == jax.tree.structure(state)
     jax.tree.map(lambda a, b: a.dtype == b.dtype or pytest.fail(), back, state)
     assert digest(pack(back)) == digest(pack(state))
+    again = split(join(pack(state)), pack(state))
+    assert list(again) == sorted(pack(state)) and digest(again) == digest(pack(state))
 
 
 def test_a_seed_that_ceases_to_be_finite_is_left_behind(whole, tmp_path, monkeypatch):
@@ -251,10 +255,8 @@ def test_evaluation_during_the_run(tmp_path):
         )
 
 
-@pytest.mark.parametrize(
-    ("limit", "seconds", "said"), [(40_000, "0.05", "No space left"), (3_000, "0", "could not be written")]
-)
-def test_no_space_left(limit, seconds, said, tmp_path):
+@pytest.mark.parametrize(("limit", "said"), [(20_000, "No space left"), (3_000, "could not be written")])
+def test_no_space_left(limit, said, tmp_path):
     """A limit on the size of files, met while the metrics grow, or by the first checkpoint."""
     run = tmp_path / "run"
     args = ["train", "--env", "matrix/climbing", "--num-envs", "4", "--rollout-length", "8", "--epochs", "1"]
@@ -263,10 +265,11 @@ def test_no_space_left(limit, seconds, said, tmp_path):
 import resource, sys
 from fp3o_jax.cli import main
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
-sys.exit(main({[*args, "--checkpoint-seconds", seconds]!r}))
+sys.exit(main({[*args, "--checkpoint-seconds", "0"]!r}))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
     assert len(re.findall(rf"^error: .*{said}", done.stderr, re.MULTILINE)) == 1
     if limit > 10_000:
         state = load_run(run)[1]
@@ -283,13 +286,14 @@ def small_disk(tmp_path):
     """A file system that holds a few checkpoints."""
     path = tmp_path / "small"
     path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(path)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(path)]
     if not shutil.which("mount") or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("a small file system cannot be mounted here: that takes Linux and its administrator")
     yield path
     subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")  # noise of threads
 def test_a_full_disk(small_disk, whole, tmp_path):
     often = dataclasses.replace(OFTEN, keep_checkpoints=100)
     with pytest.raises(RunError, match="No space left on device"):
