@@ -23,8 +23,10 @@ from fp3o_jax.cli import main
 from fp3o_jax.runs import Interrupted, RunError, RunOptions, load_run, loop, run_training
 from fp3o_jax.runs.checkpoints import Checkpoints, digest, join, pack, split, unpack
 from fp3o_jax.runs.directory import RunDirectory, default_path
+from fp3o_jax.runs.progress import TrainingProgress
 from fp3o_jax.runs.signals import deferred
 from fp3o_jax.runs.sinks import WandbOptions
+from fp3o_jax.runs.statistics import far_behind
 from fp3o_jax.train import Trainer, make_train
 
 ROOT = Path(__file__).parent.parent
@@ -333,6 +335,33 @@ def test_a_far_step_is_told():
     text = " ".join(said.export_text().split())
     assert text.count("warning") == 1
     assert "KL of 0.5 in update 21, usually by 0.01" in text
+
+
+def test_the_spread_over_seeds_is_shown_and_a_seed_far_behind_told(tmp_path):
+    """Five seeds: one is far behind but for update 15, another one for a moment."""
+    said = Console(record=True, file=open(os.devnull, "w"), width=200)  # noqa: SIM115
+    directory = RunDirectory(tmp_path / "run", CONFIG)
+    journal = loop.Journal(directory, [], said, CONFIG, range(5), {})
+    with TrainingProgress(said, 60) as progress:
+        for update in range(1, 61):
+            returns = np.array([4.0, 4.1, 3.9, 4.0 if update == 15 else 1.0, 0.0 if update < 20 else 4.2])
+            metrics = {"finite": np.ones(5, bool), "joint_kl": np.zeros(5), "episode_return": returns}
+            journal.write(update, metrics, progress)
+    directory.close()
+    text = " ".join(said.export_text().split())
+    assert text.count("warning") == 1
+    assert "seed 3 is far behind" in text
+    assert "in update 35 its return is 1, their median 4" in text
+    assert "return 3.44 ± 1.2 left" in text
+
+
+def test_far_behind():
+    assert far_behind(np.array([0.9, 0.95, 0.92, 0.1, 0.94])).tolist() == [False] * 3 + [True, False]
+    assert far_behind(np.array([-20.0, -21.0, -90.0, -19.0])).tolist() == [False, False, True, False]
+    for usual in ([1.0, 1.0, 1.0, 0.95], [0.9, 0.1, 0.8, 0.2], [5.0, 5.0, 0.0], [0.0] * 4, []):
+        assert not far_behind(np.array(usual)).any()
+    noise = np.random.default_rng(0).normal(size=(1000, 8))
+    assert np.mean([far_behind(scores).any() for scores in noise]) < 0.15
 
 
 def test_a_signal_that_is_ignored_stays_ignored():
