@@ -352,7 +352,7 @@ def test_the_spread_over_seeds_is_shown_and_a_seed_far_behind_told(tmp_path):
     assert text.count("warning") == 1
     assert "seed 3 is far behind" in text
     assert "in update 35 its return is 1, their median 4" in text
-    assert "return 3.44 ± 1.2 left" in text
+    assert "return 3.44±1.2 left" in text
 
 
 def test_far_behind():

@@ -41,7 +41,7 @@ def _all_known(values: np.ndarray) -> bool:
 
 def _over_seeds(values: np.ndarray) -> str:
     """Mean and, with several seeds, standard deviation."""
-    return f"{values.mean():.3g}" + (f" ± {values.std():.2g}" if len(values) > 1 else "")
+    return f"{values.mean():.3g}" + (f"±{values.std():.2g}" if len(values) > 1 else "")
 
 
 class TrainingProgress:
@@ -57,7 +57,8 @@ class TrainingProgress:
         self._console, self._total, self._before = console, num_updates, done
         self._start = self._last_line = time.monotonic()
         self._bar = Progress(
-            BarColumn(bar_width=10),
+            # On 80 columns the numbers need all of them.
+            *([BarColumn(bar_width=10)] if console.width >= 100 else []),
             MofNCompleteColumn(),
             TextColumn("{task.description}"),
             TextColumn("left"),
