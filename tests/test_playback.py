@@ -1,10 +1,12 @@
 """Recording one episode, and showing it."""
 
 import base64
+import importlib.util
 import json
 import re
 import zlib
 
+import av
 import jax
 import numpy as np
 import pytest
@@ -112,6 +114,30 @@ def test_particles_as_gif(tmp_path):
     assert (line.start, line.end) == (listener.position, tuple(episode.states.p_pos[3, landmark]))
 
 
+def test_particles_as_mp4(tmp_path):
+    trainer, params = make("mpe/simple_spread", env_kwargs={"max_steps": 5})
+    episode = record(trainer, params, jax.random.key(0))
+    playback.render(trainer.env, episode, tmp_path / "play.mp4")
+    drawn = [np.asarray(playback.draw(scene), int) for scene in trainer.env.scenes(episode.states)]
+    with av.open(str(tmp_path / "play.mp4")) as file:
+        rate = file.streams.video[0].average_rate
+        frames = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
+    assert len(frames) == len(drawn) == episode.num_steps + 1
+    assert float(rate) == pytest.approx(1000 / playback.STEP_MILLISECONDS)
+    for frame, expected in zip(frames, drawn, strict=True):
+        height, width, _ = expected.shape
+        assert frame.shape == (height + height % 2, width + width % 2, 3)
+        below = slice(playback.CAPTION, height)
+        assert np.abs(frame[below, :width] - expected[below]).mean() < 3
+
+
+def test_mp4_without_its_library(monkeypatch, tmp_path):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    trainer = make_train(Config(env="mpe/simple_spread", num_envs=2, rollout_length=8))
+    with pytest.raises(ConfigError, match="pip install av"):
+        playback.render_policy(trainer, None, key=jax.random.key(0), output=tmp_path / "play.mp4")
+
+
 @pytest.mark.parametrize("task", ["simple", "simple_spread", "simple_reference"])
 def test_other_particles(task):
     trainer, params = make(f"mpe/{task}", env_kwargs={"max_steps": 2})
@@ -135,7 +161,8 @@ def test_a_robot_as_html(tmp_path):
     ("env", "output", "said"),
     [
         ("matrix/xor", "xor", "'matrix/xor' has nothing to draw"),
-        ("smax/3m", "battle.mp4", r"battle.mp4'.*smax/3m is written as \.gif"),
+        ("smax/3m", "battle.avi", r"battle.avi'.*smax/3m is written as \.gif or \.mp4"),
+        ("mabrax/halfcheetah_6x1", "robot.mp4", r"written as \.html"),
         ("mabrax/halfcheetah_6x1", "robot.gif", r"written as \.html"),
     ],
 )

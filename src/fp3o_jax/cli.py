@@ -127,7 +127,7 @@ def render(
     best: bool = False,
     output: Path | None = None,
 ) -> None:
-    """Watch a trained policy: `fp3o render RUN` writes an episode as a GIF or an interactive page.
+    """Watch a trained policy: `fp3o render RUN` writes an episode as a GIF, MP4 or interactive page.
 
     Args:
         run: run directory, finished or not
@@ -135,7 +135,8 @@ def render(
         episode_seed: another number is another episode
         sampled: draw actions instead of taking the most probable ones
         best: the checkpoint with the highest win rate or return, instead of the newest
-        output: file to write, .gif for SMAX and MPE, .html for MABrax; by default in the run's figures/
+        output: file to write, .gif or .mp4 (which needs PyAV: pip install av) for SMAX and MPE, .html for
+            MABrax; by default a .gif or .html in the run's figures/
     """
     render_run(
         run, seed_index=seed_index, episode_seed=episode_seed, sampled=sampled, best=best, output=output

@@ -88,10 +88,8 @@ class Checkpoints:
         arrays = pack(state)
         score = float(score) if np.isfinite(score) else -np.finfo(np.float64).max
         record = {**record, "score": score, "digest": digest(arrays), "structure": structure(arrays)}
-        # Arrays without elements cannot be saved, and need not be.
         items = self._args.Composite(
-            state=self._args.StandardSave({k: v for k, v in arrays.items() if v.size}),
-            run=self._args.JsonSave(record),
+            state=self._args.StandardSave({"bytes": join(arrays)}), run=self._args.JsonSave(record)
         )
         with _explained():
             self._manager.save(update, args=items, metrics={"score": record["score"]}, force=True)
@@ -115,11 +113,8 @@ class Checkpoints:
                 record = self._restore(step, run=self._args.JsonRestore()).run
                 fits = record["structure"] == structure(expected)
                 if fits:
-                    arrays = self._restore(
-                        step,
-                        state=self._args.StandardRestore({k: v for k, v in expected.items() if v.size}),
-                    ).state
-                    arrays = {**expected, **{k: np.asarray(v) for k, v in arrays.items()}}
+                    saved = self._restore(step, state=self._args.StandardRestore({"bytes": join(expected)}))
+                    arrays = split(np.asarray(saved.state["bytes"]), expected)
                     whole = digest(arrays) == record["digest"]
             except Exception as error:  # whatever a damaged file makes of a parser
                 fits, whole = True, False
@@ -196,9 +191,28 @@ def unpack(arrays: Mapping[str, np.ndarray], template: Any) -> Any:
     return jax.tree_util.tree_map_with_path(leaf, template)
 
 
+def join(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """All arrays as one of bytes, in the order of their names.
+
+    As one, since orbax writes and reads many at once: where one of them fails, it leaves the others behind,
+    and each of those complains on stderr about the event loop that it finds closed.
+    """
+    return np.frombuffer(b"".join(arrays[name].tobytes() for name in sorted(arrays)), np.uint8)
+
+
+def split(joined: np.ndarray, like: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The inverse of :func:`join`, for arrays with the shapes and types of ``like``."""
+    names = sorted(like)
+    parts = np.split(joined, np.cumsum([like[name].nbytes for name in names])[:-1])
+    return {
+        name: np.frombuffer(part.tobytes(), like[name].dtype).reshape(like[name].shape)
+        for name, part in zip(names, parts, strict=True)
+    }
+
+
 def structure(arrays: Mapping[str, np.ndarray]) -> str:
-    """Hash of names, shapes and types."""
-    listing = [f"{name} {arrays[name].shape} {arrays[name].dtype}" for name in sorted(arrays)]
+    """Hash of names, shapes and types, and of the layout on the disk."""
+    listing = ["bytes"] + [f"{name} {arrays[name].shape} {arrays[name].dtype}" for name in sorted(arrays)]
     return hashlib.sha256("\n".join(listing).encode()).hexdigest()
 
 

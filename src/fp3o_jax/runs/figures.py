@@ -123,7 +123,8 @@ def plot_runs(
     scores = _final_scores(grouped, metric, note)
     summaries, improvements = _summarize(scores, metric), _improvements(scores)
     if scores:
-        console.print(f"{_words(metric)} of the final greedy policies; in brackets: {INTERVAL}s")
+        said = f"{_words(metric)} of the final greedy policies; in brackets: {INTERVAL}s"
+        console.print(said, soft_wrap=True)
     for summary in summaries:
         console.print(_score_table(summary))
     if improvements:
@@ -193,8 +194,13 @@ def _improvements(scores: ScoresByTask) -> Improvements:
 
 
 def _text(estimate: Estimate) -> str:
-    interval = "no interval" if np.isnan(estimate.low) else f"[{estimate.low:.3f}, {estimate.high:.3f}]"
-    return f"{estimate.value:.3f}\n{interval}"
+    low, high = _number(estimate.low), _number(estimate.high)
+    return f"{_number(estimate.value)}\n" + ("no interval" if np.isnan(estimate.low) else f"[{low}, {high}]")
+
+
+def _number(value: float) -> str:
+    """Short, so that a terminal of 80 columns has room for the methods' names."""
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 
 def _score_table(summary: Summary) -> Table:

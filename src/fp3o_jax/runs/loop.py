@@ -28,12 +28,15 @@ from fp3o_jax.runs.marl_eval import marl_eval
 from fp3o_jax.runs.progress import TrainingProgress, phase
 from fp3o_jax.runs.signals import Interrupted, deferred
 from fp3o_jax.runs.sinks import Sink, WandbOptions, make_sinks
+from fp3o_jax.runs.statistics import far_behind
 from fp3o_jax.train import Trainer, TrainState, make_train
 
 #: metric -> its label in the progress display.
 SHOWN = {"episode_return": "return", "win_rate": "win rate"}
 #: A joint KL so many times the median of the last 50 updates is told.
 KL_ALARM = 10.0
+#: A seed that is far behind the others in so many updates on end is told.
+BEHIND_ALARM = 20
 
 
 class RunError(RuntimeError):
@@ -300,6 +303,7 @@ class Journal:
         self._config, self._seeds = config, seeds
         self._usual_kl: collections.deque[float] = collections.deque(maxlen=50)
         self._far = False
+        self._behind: collections.Counter[int] = collections.Counter()
         self.frozen = frozen
         self.score = float("nan")
 
@@ -322,16 +326,14 @@ class Journal:
                     f"[bold red]warning:[/] seed {seed} ceased to be finite in update {update}: it stays at "
                     "its last good state, the others go on"
                 )
-        shown = {
-            name: float(metrics[name][finite].mean()) if finite.any() else float("nan")
-            for name in SHOWN
-            if name in metrics
-        }
-        self.score = shown.get("win_rate", shown["episode_return"])
-        labelled = {SHOWN[name]: value for name, value in shown.items()}
-        speed = progress.update(update, steps * len(self._seeds), labelled)
+        shown = {label: metrics[name][finite] for name, label in SHOWN.items() if name in metrics}
+        speed = progress.update(update, steps * len(self._seeds), shown)
+        label = "win rate" if "win rate" in shown else "return"
+        self.score = float(shown[label].mean()) if finite.any() else float("nan")
         if finite.any():
             self._watch(update, float(metrics["joint_kl"][finite].max()))
+        going = [seed for seed, good in zip(self._seeds, finite, strict=True) if good]
+        self._watch_seeds(update, label, dict(zip(going, shown[label], strict=True)))
         # Not in the metrics file: a run that was resumed has the same one, to the bit.
         for sink in self._sinks:
             sink.log([row | {"env_steps_per_second": speed} for row in rows])
@@ -347,6 +349,22 @@ class Journal:
             )
         self._far = far
         self._usual_kl.append(joint_kl)
+
+    def _watch_seeds(self, update: int, label: str, scores: Mapping[int, float]) -> None:
+        """Warns, once each, of seeds that stay far behind the others."""
+        known = {seed: score for seed, score in scores.items() if math.isfinite(score)}
+        values = np.array(list(known.values()))
+        behind = {seed for seed, far in zip(known, far_behind(values), strict=True) if far}
+        for seed in self._seeds:
+            if self._behind[seed] >= BEHIND_ALARM:
+                continue  # told
+            self._behind[seed] = self._behind[seed] + 1 if seed in behind else 0
+            if self._behind[seed] == BEHIND_ALARM:
+                self._console.print(
+                    f"[bold yellow]warning:[/] seed {seed} is far behind the others, since {BEHIND_ALARM} "
+                    f"updates: in update {update} its {label} is {known[seed]:.3g}, their median "
+                    f"{np.median(values):.3g}"
+                )
 
 
 def _evaluate(programs: Programs, state: TrainState, keys: Array, update: int) -> dict[str, Array]:

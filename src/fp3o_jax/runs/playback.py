@@ -1,7 +1,9 @@
-"""Looking at a policy: one episode as an animated GIF, or as a page in which Brax plays it."""
+"""Looking at a policy: one episode as an animated GIF or MP4, or as a page in which Brax plays it."""
 
 from __future__ import annotations
 
+import importlib.util
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,15 +45,16 @@ def render_policy(
         trainer: what ``make_train`` returned.
         params: ``state.params`` of one seed.
         key: PRNG key of the episode.
-        output: the file, replaced if it exists; a path without a suffix gets the one that fits: ``.gif`` or,
-            for MABrax, ``.html``.
+        output: the file, replaced if it exists: ``.gif`` or ``.mp4`` or, for MABrax, ``.html``. A path
+            without a suffix gets the first that fits.
         greedy: take the most probable action (else sample).
 
     Returns:
         The file's path.
 
     Raises:
-        ConfigError: the environment cannot be shown, or not in a file of this kind. Raised before playing.
+        ConfigError: the environment cannot be shown, or not in a file of this kind, or PyAV, which writes
+            ``.mp4``, is not installed. Raised before playing.
     """
     path = _resolve(trainer.env, Path(output))
     render(trainer.env, record(trainer, params, key, greedy), path)
@@ -59,11 +62,11 @@ def render_policy(
 
 
 def render(env: Environment, episode: Episode, path: Path | str) -> None:
-    """Writes an episode of ``env`` to a file: a GIF with a frame for each of the T+1 states or, where the
-    environment has one, its HTML page (which loads Brax's viewer from the network).
+    """Writes an episode of ``env`` to a file: a GIF or MP4 with a frame for each of the T+1 states or, where
+    the environment has one, its HTML page (which loads Brax's viewer from the network).
 
     Raises:
-        ConfigError: the environment cannot be shown, or not in a file of this kind.
+        ConfigError: the environment cannot be shown, or not in a file of this kind, or PyAV is missing.
     """
     path = _resolve(env, Path(path))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +74,8 @@ def render(env: Environment, episode: Episode, path: Path | str) -> None:
         path.write_text(env.html(episode.states), encoding="utf-8")
         return
     scenes, captions = env.scenes(episode.states), _captions(env, episode)
-    _save_gif([draw(scene, *texts) for scene, texts in zip(scenes, captions, strict=True)], path)
+    save = _save_mp4 if path.suffix == ".mp4" else _save_gif
+    save([draw(scene, *texts) for scene, texts in zip(scenes, captions, strict=True)], path)
 
 
 def draw(scene: Scene, left: str = "", right: str = "") -> Image.Image:
@@ -175,14 +179,32 @@ def _save_gif(frames: list[Image.Image], path: Path) -> None:
     )
 
 
+def _save_mp4(frames: list[Image.Image], path: Path) -> None:
+    import av
+
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=Fraction(1000, STEP_MILLISECONDS))
+        # The one layout of colours that every player knows; its sides are even.
+        stream.pix_fmt = "yuv420p"
+        stream.width, stream.height = (side + side % 2 for side in frames[0].size)
+        for frame in frames:
+            even = frame.crop((0, 0, stream.width, stream.height))
+            file.mux(stream.encode(av.VideoFrame.from_image(even)))
+        file.mux(stream.encode())
+
+
 def _resolve(env: Environment, path: Path) -> Path:
-    """The path with the suffix that fits the environment."""
+    """The path with a suffix that fits the environment, and can be written."""
     if env.scenes is None and env.html is None:
         raise ConfigError(
             f"env={env.name!r} has nothing to draw: episodes of smax/..., mpe/... and mabrax/... can be "
             "shown, and those of an Environment with `scenes` or `html`"
         )
-    suffix = ".gif" if env.html is None else ".html"
-    if path.suffix not in ("", suffix):
-        raise ConfigError(f"output={str(path)!r}: an episode of {env.name} is written as {suffix}")
-    return path.with_suffix(suffix)
+    suffixes = (".gif", ".mp4") if env.html is None else (".html",)
+    if path.suffix not in ("", *suffixes):
+        raise ConfigError(
+            f"output={str(path)!r}: an episode of {env.name} is written as {' or '.join(suffixes)}"
+        )
+    if path.suffix == ".mp4" and importlib.util.find_spec("av") is None:
+        raise ConfigError(f"output={str(path)!r}: MP4 needs PyAV: pip install av, or write a .gif")
+    return path if path.suffix else path.with_suffix(suffixes[0])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+import numpy as np
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -35,8 +35,17 @@ def phase(console: Console, name: str) -> Iterator[None]:
         yield
 
 
+def _all_known(values: np.ndarray) -> bool:
+    return len(values) > 0 and bool(np.isfinite(values).all())
+
+
+def _over_seeds(values: np.ndarray) -> str:
+    """Mean and, with several seeds, standard deviation."""
+    return f"{values.mean():.3g}" + (f"±{values.std():.2g}" if len(values) > 1 else "")
+
+
 class TrainingProgress:
-    """Update, env steps/s, return, win rate and time left.
+    """Update, env steps/s, return, win rate (mean ± standard deviation over seeds) and time left.
 
     Args:
         console: where to print.
@@ -48,7 +57,8 @@ class TrainingProgress:
         self._console, self._total, self._before = console, num_updates, done
         self._start = self._last_line = time.monotonic()
         self._bar = Progress(
-            BarColumn(bar_width=10),
+            # On 80 columns the numbers need all of them.
+            *([BarColumn(bar_width=10)] if console.width >= 100 else []),
             MofNCompleteColumn(),
             TextColumn("{task.description}"),
             TextColumn("left"),
@@ -65,8 +75,12 @@ class TrainingProgress:
     def __exit__(self, *exception: object) -> None:
         self._bar.stop()
 
-    def update(self, done: int, env_steps: int, shown: Mapping[str, float]) -> float:
+    def update(self, done: int, env_steps: int, shown: Mapping[str, np.ndarray]) -> float:
         """Shows that ``done`` updates, or ``env_steps`` steps over all seeds, are behind us.
+
+        Args:
+            done, env_steps: so far, with what an earlier process did.
+            shown: label -> a value for each seed.
 
         Returns:
             Env steps per second of this process, over all seeds.
@@ -77,7 +91,7 @@ class TrainingProgress:
         text = "  ".join(
             [f"{speed:,.0f} env steps/s"]
             # Before the first episode has ended there is nothing to show.
-            + [f"{name} {value:.3g}" for name, value in shown.items() if math.isfinite(value)]
+            + [f"{name} {_over_seeds(values)}" for name, values in shown.items() if _all_known(values)]
         )
         self._bar.update(self._task, completed=done, description=text)
         if not self._console.is_terminal and (

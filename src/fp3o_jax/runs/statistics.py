@@ -37,6 +37,25 @@ def iqm(scores: np.ndarray, axis: int = -1) -> np.ndarray:
     return ordered[..., cut : ordered.shape[-1] - cut].mean(-1)
 
 
+def far_behind(scores: np.ndarray) -> np.ndarray:
+    """Which seeds are far below the others, whatever the unit of the scores.
+
+    A seed is, whose distance to the median is more than five times the median distance, which is about 3.4
+    standard deviations of a normal distribution, and more than a tenth of the largest absolute score, without
+    which the last percent would count once all the others agree.
+
+    Args:
+        scores: [S]. Below four nobody is: the median would be one of two or three.
+
+    Returns:
+        Booleans [S].
+    """
+    if len(scores) < 4:
+        return np.zeros(len(scores), bool)
+    below = np.median(scores) - scores
+    return below > max(5 * np.median(np.abs(below)), 0.1 * np.abs(scores).max())
+
+
 def pooled(statistic: Callable[..., np.ndarray]) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
     """The statistic of all scores of a method, whatever the task.
 

@@ -104,7 +104,7 @@ def render_run(
     output: Path | None = None,
     console: Console | None = None,
 ) -> Path:
-    """Plays one episode with a policy of a run and writes it as a GIF (SMAX, MPE) or a page (MABrax).
+    """Plays one episode with a policy of a run and writes it as a GIF or MP4 (SMAX, MPE) or a page (MABrax).
 
     Args:
         path: run directory.
@@ -112,14 +112,15 @@ def render_run(
         episode_seed: another number is another episode.
         sampled: draw actions instead of taking the most probable ones.
         best: the checkpoint with the highest win rate or return, instead of the newest.
-        output: file to write; by default in the run's ``figures/``.
+        output: file to write, whose suffix tells the kind; by default in the run's ``figures/``.
         console: where the path is printed; by default the terminal.
 
     Returns:
         What was written.
 
     Raises:
-        ConfigError: there is no run, no checkpoint, no such seed, or the environment cannot be drawn.
+        ConfigError: there is no run, no checkpoint, no such seed, or the environment cannot be drawn
+            or not in a file of this kind.
     """
     from fp3o_jax.runs.playback import render_policy
 
