@@ -1,0 +1,72 @@
+"""The benchmarks' harness, and that each command can say what it measures."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness import Options, Peer, Report, Timing, take_turns
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+COMMANDS = sorted(path for path in FOLDER.glob("*.py") if "tyro.cli" in path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda path: path.stem)
+def test_help(command):
+    out = subprocess.run([sys.executable, command, "--help"], capture_output=True, text=True, check=True)
+    assert "--mode" in out.stdout
+
+
+def test_ratios_are_taken_round_by_round():
+    slow, fast = Timing(np.array([2.0, 30.0, 4.0])), Timing(np.array([1.0, 10.0, 4.0]))
+    ratio = slow.over(fast)
+    assert (ratio.median, ratio.low, ratio.high) == (2.0, 1.0, 3.0)
+
+
+def test_programs_take_turns():
+    calls = []
+    programs = {name: (lambda name=name: calls.append(name)) for name in "ab"}
+    times = take_turns(programs, rounds=2)
+    assert "".join(calls) == "ab" + "ab" + "ba"
+    assert all(len(timing.seconds) == 2 for timing in times.values())
+
+
+def test_report(tmp_path, capsys):
+    report = Report("some", "A title", Options(json=tmp_path / "some.json"))
+    report.add(what="x", speed_up=Timing(np.array([3.0])).over(Timing(np.array([2.0]))))
+    report.note("a note")
+    report.show()
+    content = json.loads((tmp_path / "some.json").read_text(encoding="utf-8"))
+    assert content["rows"] == [{"what": "x", "speed_up": {"median": 1.5, "low": 1.5, "high": 1.5}}]
+    assert content["notes"] == ["a note"] and content["machine"]["cores"] >= 1
+    assert "A title" in capsys.readouterr().out
+
+
+def test_a_peer(tmp_path):
+    script = tmp_path / "peer.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(FOLDER / 'peers')!r})\n"
+        "import protocol; spec = protocol.begin(); print('noise')\n"
+        "protocol.serve(lambda: None, twice=2 * spec['x'])\n"
+    )
+    with Peer(sys.executable, script, {"x": 4}) as peer:
+        assert peer.about == {"twice": 8}
+        assert 0 <= peer.run() < 60
+
+
+def test_a_peer_that_fails(tmp_path):
+    script = tmp_path / "peer.py"
+    script.write_text("raise SystemExit(3)")
+    with pytest.raises(RuntimeError, match="status 3"):
+        Peer(sys.executable, script, {})
+
+
+@pytest.mark.parametrize("name", ["against_reference", "against_jaxmarl"])
+def test_a_peer_that_is_not_there(name):
+    command = [sys.executable, FOLDER / f"{name}.py"]
+    out = subprocess.run(command, capture_output=True, text=True)
+    assert out.returncode == 2
+    assert "git clone https://github.com/" in out.stdout
