@@ -131,6 +131,14 @@ def test_particles_as_mp4(tmp_path):
         assert np.abs(frame[below, :width] - expected[below]).mean() < 3
 
 
+def test_odd_sides_are_made_even_without_a_dark_edge(tmp_path):
+    playback._save_mp4([Image.new("RGB", (31, 41), playback.BACKGROUND)] * 2, tmp_path / "play.mp4")
+    with av.open(str(tmp_path / "play.mp4")) as file:
+        frames = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
+    assert [frame.shape for frame in frames] == [(42, 32, 3)] * 2
+    assert min(frame.min() for frame in frames) > 200
+
+
 def test_mp4_without_its_library(monkeypatch, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     trainer = make_train(Config(env="mpe/simple_spread", num_envs=2, rollout_length=8))

@@ -350,9 +350,16 @@ def test_the_spread_over_seeds_is_shown_and_a_seed_far_behind_told(tmp_path):
     directory.close()
     text = " ".join(said.export_text().split())
     assert text.count("warning") == 1
-    assert "seed 3 is far behind" in text
-    assert "in update 35 its return is 1, their median 4" in text
+    assert "seed 3 has been far behind the others for 20 updates" in text
+    assert "in update 35 its return is 1, the median 4" in text
     assert "return 3.44±1.2 left" in text
+
+
+def test_large_returns_are_shown_without_exponents():
+    said = Console(record=True, file=open(os.devnull, "w"), width=200)  # noqa: SIM115
+    with TrainingProgress(said, 1) as progress:
+        progress.update(1, 100, {"return": np.array([-1234.5, -1100, -900]), "win rate": np.array([0.5])})
+    assert "return -1,080±140  win rate 0.5  left" in said.export_text()
 
 
 def test_far_behind():

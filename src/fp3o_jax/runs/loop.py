@@ -361,8 +361,8 @@ class Journal:
             self._behind[seed] = self._behind[seed] + 1 if seed in behind else 0
             if self._behind[seed] == BEHIND_ALARM:
                 self._console.print(
-                    f"[bold yellow]warning:[/] seed {seed} is far behind the others, since {BEHIND_ALARM} "
-                    f"updates: in update {update} its {label} is {known[seed]:.3g}, their median "
+                    f"[bold yellow]warning:[/] seed {seed} has been far behind the others for {BEHIND_ALARM} "
+                    f"updates: in update {update} its {label} is {known[seed]:.3g}, the median "
                     f"{np.median(values):.3g}"
                 )
 

@@ -181,6 +181,7 @@ def _save_gif(frames: list[Image.Image], path: Path) -> None:
 
 def _save_mp4(frames: list[Image.Image], path: Path) -> None:
     import av
+    from PIL import Image
 
     with av.open(str(path), "w") as file:
         stream = file.add_stream("libx264", rate=Fraction(1000, STEP_MILLISECONDS))
@@ -188,7 +189,8 @@ def _save_mp4(frames: list[Image.Image], path: Path) -> None:
         stream.pix_fmt = "yuv420p"
         stream.width, stream.height = (side + side % 2 for side in frames[0].size)
         for frame in frames:
-            even = frame.crop((0, 0, stream.width, stream.height))
+            even = Image.new("RGB", (stream.width, stream.height), BACKGROUND)
+            even.paste(frame)
             file.mux(stream.encode(av.VideoFrame.from_image(even)))
         file.mux(stream.encode())
 

@@ -39,9 +39,14 @@ def _all_known(values: np.ndarray) -> bool:
     return len(values) > 0 and bool(np.isfinite(values).all())
 
 
+def _rounded(value: float, digits: int) -> str:
+    """To so many significant digits, without the exponent that large returns would get."""
+    return f"{float(f'{value:.{digits}g}'):,.10g}"
+
+
 def _over_seeds(values: np.ndarray) -> str:
     """Mean and, with several seeds, standard deviation."""
-    return f"{values.mean():.3g}" + (f"±{values.std():.2g}" if len(values) > 1 else "")
+    return _rounded(values.mean(), 3) + (f"±{_rounded(values.std(), 2)}" if len(values) > 1 else "")
 
 
 class TrainingProgress:
