@@ -1,0 +1,129 @@
+"""Whole pipeline updates of a team on random data, for benchmarks that need no environment."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from fp3o_jax import Config, optimizer
+from fp3o_jax.advantages import normalize_advantages
+from fp3o_jax.networks import ActorCritic
+from fp3o_jax.schedules import CONDITIONS, make_algorithm
+from fp3o_jax.sharing import make_sharing
+from fp3o_jax.update import Batch, make_update
+from harness import Repeated
+
+# Too small to move a policy: every timed update works on the same numbers, and no ratio overflows.
+LEARNING_RATE = 1e-9
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """What an update works on."""
+
+    num_agents: int = 8
+    """agents"""
+    rollout_length: int = 400
+    """steps of a rollout"""
+    num_envs: int = 8
+    """environments; with the steps, the samples of each agent"""
+    obs_size: int = 128
+    """features of an observation"""
+    state_size: int = 200
+    """features of what a critic sees"""
+    num_actions: int = 10
+    """discrete actions"""
+    hidden_size: int = 64
+    """width of every layer"""
+    epochs: int = 5
+    """epochs of each stage, one minibatch"""
+
+
+def random_batch(key: Array, sizes: Sizes, state_per_agent: bool) -> Batch:
+    """Noise for every agent, as feed-forward networks take it; 80 % of the samples are of living agents.
+
+    Args:
+        key: PRNG key.
+        sizes: of the arrays.
+        state_per_agent: whether the states are an array for each agent, or one for all of them.
+    """
+    n, count = sizes.num_agents, sizes.rollout_length * sizes.num_envs
+    samples, keys = (n, 1, count), iter(jax.random.split(key, 7))
+    return Batch(
+        obs=jax.random.normal(next(keys), (*samples, sizes.obs_size)),
+        critic_inputs=jax.random.normal(
+            next(keys), (n if state_per_agent else 1, 1, count, sizes.state_size)
+        ),
+        action_mask=jnp.ones((*samples, sizes.num_actions), bool),
+        alive=jax.random.bernoulli(next(keys), 0.8, samples).astype(jnp.float32),
+        starts=jnp.zeros((1, count), bool),
+        action=jax.random.randint(next(keys), samples, 0, sizes.num_actions),
+        # Fresh policies are all but uniform.
+        log_prob=jnp.full(samples, -jnp.log(float(sizes.num_actions))),
+        advantage=jax.random.normal(next(keys), samples),
+        value=jax.random.normal(next(keys), samples),
+        target=jax.random.normal(next(keys), samples),
+        actor_hidden=jnp.zeros((n, count, 0)),
+        critic_hidden=jnp.zeros((n, count, 0)),
+    )
+
+
+def random_update(
+    algorithm: str, sharing: str, sizes: Sizes, state_per_agent: bool = True
+) -> tuple[Repeated, float]:
+    """One whole update, compiled: all stages of a new schedule, and the advantages' normalisation.
+
+    Args:
+        algorithm: fp3o, mappo or happo.
+        sharing: full, partial or none.
+        sizes: of team, networks and data.
+        state_per_agent: see :func:`random_batch`.
+
+    Returns:
+        A program without arguments, each call of which goes on from the last, and the seconds that its
+        compilation took.
+    """
+    n = sizes.num_agents
+    networks = ActorCritic(
+        sharing=make_sharing(sharing, None, n),
+        obs_sizes=(sizes.obs_size,) * n,
+        critic_sizes=(sizes.state_size,) * n,
+        action_sizes=(sizes.num_actions,) * n,
+        discrete=True,
+        hidden_size=sizes.hidden_size,
+        recurrent=False,
+        agent_id=False,
+    )
+    chosen = make_algorithm(algorithm)
+    update = make_update(
+        networks, chosen, epochs=sizes.epochs, num_minibatches=1, condition=CONDITIONS["joint"]
+    )
+    rates = {"actor_lr": LEARNING_RATE, "critic_lr": LEARNING_RATE}
+    hyperparams = jax.tree.map(jnp.float32, Config(**rates).hyperparams)
+
+    @jax.jit
+    def begin(key: Array) -> tuple[Any, Any, Array]:
+        key, key_init = jax.random.split(key)
+        params = networks.init(key_init)
+        return params, {part: optimizer.init(params[part]) for part in params}, key
+
+    def step(state: tuple[Any, Any, Array], batch: Batch, hyperparams: Any) -> tuple[Any, Any]:
+        params, opt_state, key = state
+        key, key_schedule, key_update = jax.random.split(key, 3)
+        schedule = chosen.schedule(key_schedule, n)
+        batch = batch.replace(advantage=normalize_advantages(batch.target - batch.value, batch.alive))
+        params, opt_state, metrics = update(params, opt_state, batch, schedule, key_update, hyperparams)
+        return (params, opt_state, key), metrics
+
+    state = begin(jax.random.key(0))
+    batch = jax.jit(lambda key: random_batch(key, sizes, state_per_agent))(jax.random.key(1))
+    start = time.perf_counter()
+    # Batch and rates are arguments, not constants: XLA must not work anything out beforehand.
+    compiled = jax.jit(step, donate_argnums=0).lower(state, batch, hyperparams).compile()
+    seconds = time.perf_counter() - start
+    return Repeated(lambda state: compiled(state, batch, hyperparams), state), seconds
