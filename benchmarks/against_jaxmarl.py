@@ -10,8 +10,8 @@ checkout and run, unchanged, in a process of their own, under the same JAX. Both
 environment, number of environments, steps, width of layers, epochs and minibatches; recurrent networks are
 trained through whole rollouts on both. Theirs is one program of some updates, compiled before it is timed;
 ours is called update by update, as `fp3o train` does it. The two take turns; the other waits.
-Their timed program also makes the networks and resets the environments, which lasts far less than its updates
-but counts against them, and calls their metrics callback after each update.
+Their timed program also makes the networks and resets the environments, once for all its updates, and calls
+their metrics callback after each: both count against them, the more the fewer `--updates` there are.
 
 What differs: our networks have a LayerNorm at the input and behind every layer, and our recurrent ones one
 more layer before the GRU (theirs has it behind); their feed-forward ones have actor and critic layers of 64
