@@ -1,14 +1,16 @@
 """Parity with the reference implementation, through the code that training runs."""
 
 import functools
+from unittest import mock
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import numpy_networks
-from fp3o_jax import losses, optimizer
+from fp3o_jax import losses, networks, optimizer
 from fp3o_jax.schedules import CONDITIONS, make_algorithm
 from fp3o_jax.update import as_sequences, make_update
 from golden_files import FILES, Golden
@@ -40,9 +42,9 @@ def _start(golden):
 
 
 @functools.cache
-def _independent_step(golden, double=False):
+def _independent_step(golden, double=False, derived=False):
     """Parameters before each of its epochs, and after the last."""
-    with jax.enable_x64(double):
+    with jax.enable_x64(double), _derived(derived):
         params, opt_state = _start(golden)
         epoch, passed = _update(golden, 1, 1), [params]
         for _ in range(golden.meta["epochs"]):
@@ -51,16 +53,26 @@ def _independent_step(golden, double=False):
         return jax.device_get(passed)
 
 
+def _derived_layer_norm(x, scale, bias, rectify):
+    norm = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False)
+    return norm.apply({"params": {"scale": scale, "bias": bias}}, nn.relu(x) if rectify else x)
+
+
+def _derived(on):
+    """LayerNorm as the reference has it, its gradient derived; else with ours, which rounds differently."""
+    return mock.patch.object(networks, "layer_norm", _derived_layer_norm if on else networks.layer_norm)
+
+
 @functools.cache
-def _iteration(golden, double=False):
+def _iteration(golden, double=False, derived=False):
     """Parameters after both steps, and metrics."""
-    with jax.enable_x64(double):
+    with jax.enable_x64(double), _derived(derived):
         params, _, metrics = _update(golden, 2, golden.meta["epochs"])(*_start(golden))
         return jax.device_get((params, metrics))
 
 
-def _updated(golden, stage, double=False):
-    return _iteration(golden, double)[0] if stage else _independent_step(golden, double)[-1]
+def _updated(golden, stage, **how):
+    return _iteration(golden, **how)[0] if stage else _independent_step(golden, **how)[-1]
 
 
 def _log_probs(golden, params):
@@ -79,18 +91,18 @@ def _flat(tree):
     return np.concatenate([np.asarray(x, np.float64).ravel() for x in jax.tree.leaves(tree)])
 
 
-def _assert_change(ours, theirs, before, blurred=0.0, tolerance=1e-4, single=1e-4):
-    """The change is the reference's, up to ``tolerance`` of its norm and ``single`` of the largest.
+def _assert_change(ours, theirs, before, blurred=0.0, tolerance=1e-4):
+    """The change is the reference's, up to ``tolerance`` of the largest and of its norm.
 
     The record is float32, so two ulps are free. And where a gradient is nearly zero Adam divides rounding
-    errors by its epsilon, in the reference as in ours: a weight that our float32 and float64 updates move
+    errors by its epsilon, in the reference as in ours: a weight that float32 and float64 updates move
     differently (``blurred``: by how much) has as much freedom, ten times over.
     """
     ours, theirs, before = map(_flat, (ours, theirs, before))
     change = np.abs(theirs - before)
     error = np.maximum(np.abs(ours - theirs) - 2.4e-7 * np.abs(theirs), 0)
     assert np.linalg.norm(error) <= tolerance * np.linalg.norm(change)
-    assert (error <= single * change.max() + 10 * blurred).all()
+    assert (error <= tolerance * change.max() + 10 * blurred).all()
 
 
 def test_files_are_there():
@@ -202,9 +214,10 @@ def test_weights_after_each_step(golden, stage, network):
     before, theirs = (golden.params(name)[network] for name in ("init", f"stage{stage}"))
     ours = _updated(golden, stage)
     precise = _updated(golden, stage, double=True)
-    blurred = np.abs(_flat(ours[network]) - _flat(precise[network]))
+    singles = ours, _updated(golden, stage, derived=True)
+    blurred = np.max([np.abs(_flat(p[network]) - _flat(precise[network])) for p in singles], axis=0)
     _assert_change(ours[network], theirs, before, blurred)
-    # In double precision only the reference's own rounding is left: a few single weights have more of it.
+    # In double precision only the reference's own rounding is left.
     _assert_change(precise[network], theirs, before, blurred, tolerance=2e-5)
 
 
@@ -214,4 +227,4 @@ def test_log_probs_after_each_step(golden, stage):
     _assert_change(_log_probs(golden, _updated(golden, stage))[0], theirs, before)
     with jax.enable_x64(True):
         ours = _log_probs(golden, _updated(golden, stage, double=True))[0]
-    _assert_change(ours, theirs, before, tolerance=2e-5, single=2e-5)
+    _assert_change(ours, theirs, before, tolerance=2e-5)

@@ -1,5 +1,6 @@
 """Networks against NumPy and SciPy, padding, and who uses whose weights."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from scipy import stats
 
 from fp3o_jax.config import ConfigError
-from fp3o_jax.networks import ActorCritic, Categorical, DiagonalGaussian
+from fp3o_jax.networks import ActorCritic, Categorical, DiagonalGaussian, layer_norm
 from fp3o_jax.sharing import Sharing, make_sharing
 
 
@@ -189,3 +190,28 @@ def test_gaussian_policy_starts_as_the_reference_says():
     distribution, _ = networks.policy(params["actor"], obs, mask, hidden, starts)
     np.testing.assert_allclose(distribution.std, 0.5 / (1 + np.exp(-1.0)), rtol=1e-5)
     assert (distribution.mask[0, ..., 1] == 0).all()
+
+
+@pytest.mark.parametrize("rectify", [False, True])
+def test_layer_norm_and_its_gradient_are_flax_s(rectify):
+    """In float64, with weights that all agents share, and with weights of each agent's own."""
+    with jax.enable_x64(True):
+        keys = jax.random.split(jax.random.key(0), 4)
+        x, cotangent = (jax.random.normal(k, (3, 5, 7), float) for k in keys[:2])
+        norm = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False)
+
+        def flax_norm(x, scale, bias):
+            return norm.apply({"params": {"scale": scale, "bias": bias}}, nn.relu(x) if rectify else x)
+
+        def our_norm(x, scale, bias):
+            return layer_norm(x, scale, bias, rectify)
+
+        for shape, axis in (((7,), None), ((3, 7), 0)):
+            scale, bias = (jax.random.normal(k, shape, float) for k in keys[2:])
+            results = [
+                jax.vjp(jax.vmap(function, in_axes=(0, axis, axis)), x, scale, bias)
+                for function in (our_norm, flax_norm)
+            ]
+            np.testing.assert_allclose(*(out for out, _ in results), rtol=1e-12, atol=1e-12)
+            for ours, theirs in zip(*(pull(cotangent) for _, pull in results), strict=True):
+                np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-12)
