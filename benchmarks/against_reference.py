@@ -16,7 +16,6 @@ buffers. The reference has a process of its own and takes turns with ours.
 from __future__ import annotations
 
 import dataclasses
-import json
 import subprocess
 import sys
 import time
@@ -25,10 +24,10 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from harness import CONSOLE, Options, Ratio, Report, Timing, timed
+from harness import CONSOLE, Options, Peer, Ratio, Report, Timing, timed
 from random_team import Sizes, random_update
 
-PROCESS = Path(__file__).parent / "reference_process.py"
+SCRIPT = Path(__file__).parent / "peers" / "reference_update.py"
 GOAL = 5.0
 # Seconds between turns: threads that wait for work spin for a while, and would take a core from the other.
 PAUSE = 0.3
@@ -56,56 +55,20 @@ class AgainstReference(Options):
     """timed updates of both; by default 5, in full mode 15"""
 
 
-class Reference:
-    """The process that runs the reference.
-
-    Args:
-        options: where it lies, and the sizes.
-        sharing: full, partial or none.
-
-    Raises:
-        RuntimeError: it ended instead of answering; what it wrote to stderr stands above.
-    """
-
-    def __init__(self, options: AgainstReference, sharing: str):
-        settings = dataclasses.asdict(options.sizes) | {"sharing": sharing, "popart": options.popart}
-        self._process = subprocess.Popen(
-            [options.reference_python, PROCESS, options.reference.resolve(), json.dumps(settings)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.about = json.loads(self._answer())
-
-    def seconds(self) -> float:
-        """Seconds of one update."""
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        return float(self._answer())
-
-    def _answer(self) -> str:
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"the reference ended with status {self._process.wait()}")
-        return line
-
-    def __enter__(self) -> Reference:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.stdin.close()
-        self._process.wait()
-
-
 def measure(options: AgainstReference, sharing: str, report: Report) -> None:
     """Adds the row of one sharing."""
     rounds = options.rounds or (5 if options.mode == "quick" else 15)
     update, compile_seconds = random_update("fp3o", sharing, options.sizes, options.state_per_agent)
     theirs, ours = [], []
-    with Reference(options, sharing) as reference:
+    spec = dataclasses.asdict(options.sizes) | {
+        "checkout": str(options.reference.resolve()),
+        "sharing": sharing,
+        "popart": options.popart,
+    }
+    with Peer(options.reference_python, SCRIPT, spec) as reference:
         # The first round is a warm-up of both.
         for _ in range(rounds + 1):
-            theirs.append(reference.seconds())
+            theirs.append(reference.run())
             time.sleep(PAUSE)
             ours.append(timed(update))
             time.sleep(PAUSE)

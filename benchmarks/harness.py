@@ -36,7 +36,7 @@ class Options:
     mode: Literal["quick", "full"] = "quick"
     """quick: at most three minutes on two cores; full: every size"""
     json: Path | None = None
-    """where the figures go; by default results/NAME-DEVICE.json beside the benchmark"""
+    """where the figures go; by default results/NAME-DEVICE-MODE.json beside the benchmark"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,9 +53,6 @@ class Timing:
         """This program's time as a multiple of another's that took turns with it."""
         ratios = self.seconds / other.seconds
         return Ratio(float(np.median(ratios)), float(ratios.min()), float(ratios.max()))
-
-    def times(self, factor: float) -> Timing:
-        return Timing(self.seconds * factor)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -50,7 +50,7 @@ def test_a_peer(tmp_path):
     script.write_text(
         f"import sys; sys.path.insert(0, {str(FOLDER / 'peers')!r})\n"
         "import protocol; spec = protocol.begin(); print('noise')\n"
-        "protocol.serve(lambda: None, twice=2 * spec['x'])\n"
+        "protocol.serve(lambda seen: print(seen), prepare=lambda: 'ready', twice=2 * spec['x'])\n"
     )
     with Peer(sys.executable, script, {"x": 4}) as peer:
         assert peer.about == {"twice": 8}

@@ -31,7 +31,7 @@ def main() -> None:
     compiled = jax.jit(train).lower(key).compile()
     compile_seconds = time.perf_counter() - start
     protocol.serve(
-        lambda: jax.block_until_ready(compiled(key)), compile_seconds=compile_seconds, jax=jax.__version__
+        lambda _: jax.block_until_ready(compiled(key)), compile_seconds=compile_seconds, jax=jax.__version__
     )
 
 

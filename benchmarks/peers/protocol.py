@@ -18,10 +18,14 @@ def begin() -> dict[str, Any]:
     return json.loads(sys.argv[1])
 
 
-def serve(run: Callable[[], None], **about: Any) -> None:
-    """Answers every line on stdin with the seconds that one ``run`` took; says ``about`` when ready."""
+def serve(run: Callable[[Any], Any], prepare: Callable[[], Any] = lambda: None, **about: Any) -> None:
+    """Answers every line on stdin with the seconds of one ``run(prepare())``, ``prepare`` not counted.
+
+    Says ``about`` when it is ready.
+    """
     print(json.dumps(about), file=_answers, flush=True)
     for _ in sys.stdin:
+        prepared = prepare()
         start = time.perf_counter()
-        run()
+        run(prepared)
         print(json.dumps({"seconds": time.perf_counter() - start}), file=_answers, flush=True)

@@ -1,24 +1,20 @@
-"""Whole updates of the reference, timed; ``against_reference.py`` starts this with a Python that has PyTorch.
+"""Whole updates of the reference, for ``against_reference.py``. Made to be started by it.
 
-    python benchmarks/reference_process.py CHECKOUT SETTINGS
-
-SETTINGS is JSON: the fields of ``random_team.Sizes`` and ``sharing``, ``popart``. One line of JSON tells what
-it runs on; from then on every line read is answered by the seconds of one update. Nothing of this package is
-imported here, and nothing of the reference is written down: the ``train`` of its own runner is called.
+It is told the fields of ``random_team.Sizes``, and ``checkout``, ``sharing`` and ``popart``. Nothing of this
+package is imported here, and nothing of the reference is written down: its own runner's ``train`` is called.
 """
 
 from __future__ import annotations
 
 import copy
 import importlib
-import json
 import math
 import sys
-import time
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import protocol
 import torch
 
 FOLDERS = {"full": "shared", "partial": "partial", "none": "separated"}
@@ -90,10 +86,9 @@ def never_skip(pipelines: Any) -> None:
     pipelines.is_satisfy_st = satisfied
 
 
-def main(checkout: str, settings: dict[str, Any]) -> None:
-    # What the reference prints must not get among the answers.
-    answers, sys.stdout = sys.stdout, sys.stderr
-    sys.path.insert(0, checkout)
+def main() -> None:
+    settings = protocol.begin()
+    sys.path.insert(0, settings["checkout"])
     torch.manual_seed(0)
     args, rng = arguments(settings), np.random.default_rng(0)
     runner = importlib.import_module(f"runners.{FOLDERS[settings['sharing']]}.base_runner").Runner
@@ -109,15 +104,14 @@ def main(checkout: str, settings: dict[str, Any]) -> None:
         buffer=[make_buffer(settings, args, rng) for _ in range(settings["num_agents"])],
         trainer=make_trainer(settings, args),
     )
-    about = {"torch": torch.__version__, "threads": torch.get_num_threads()}
-    print(json.dumps(about), file=answers, flush=True)
-    for _ in sys.stdin:
+    protocol.serve(
+        runner.train,
         # Always from the same policies: else they drift off from the actions' recorded probabilities.
-        team = copy.deepcopy(fresh)
-        start = time.perf_counter()
-        runner.train(team)
-        print(time.perf_counter() - start, file=answers, flush=True)
+        prepare=lambda: copy.deepcopy(fresh),
+        torch=torch.__version__,
+        threads=torch.get_num_threads(),
+    )
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], json.loads(sys.argv[2]))
+    main()
