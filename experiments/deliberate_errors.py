@@ -46,8 +46,8 @@ MISTAKES = {
     ),
     "the policy loss counts dead agents": Mistake(
         "update.py",
-        "-(surrogate + hp.entropy_coef * entropy),\n            batch.alive,",
-        "-(surrogate + hp.entropy_coef * entropy),\n            jnp.ones_like(batch.alive),",
+        "sample_shares(alive, kept, sharing.component,",
+        "sample_shares(jnp.ones_like(alive), kept, sharing.component,",
     ),
     "heads learn as slowly as trunks": Mistake(
         "sharing.py",
@@ -55,7 +55,7 @@ MISTAKES = {
         "return np.ones(len(sizes))",
     ),
     "entropy is a penalty": Mistake(
-        "update.py", "-(surrogate + hp.entropy_coef * entropy)", "-(surrogate - hp.entropy_coef * entropy)"
+        "update.py", "(surrogate + hp.entropy_coef * entropy)", "(surrogate - hp.entropy_coef * entropy)"
     ),
 }
 

@@ -92,7 +92,7 @@ def of_envs(batch, envs):
     envs = jnp.asarray(envs)
     index = (jnp.arange(STEPS)[:, None] * ENVS + envs).ravel()
     errors = TDErrors(batch.errors.delta[:, :, envs], batch.errors.decay[:, envs])
-    return batch.sequences(index).replace(errors=errors)
+    return batch.of_sequences(lambda x, axis: jnp.take(x, index, axis=axis)).replace(errors=errors)
 
 
 @pairs
@@ -152,7 +152,7 @@ def test_padding_changes_nothing(algorithm, sharing, seed):
     mask[N, ..., 1:] = False
     wide_batch = batch.replace(
         **{name: one_more(getattr(batch, name)) for name in ("action", "advantage", "value", "target")},
-        obs=beside(batch.obs, (*samples, 7)),
+        obs=wide.standardize_obs(beside(batch.obs, (*samples, 7))),
         action_mask=jnp.asarray(mask),
         alive=one_more(batch.alive).at[N].set(0.0),
         log_prob=one_more(batch.log_prob).at[N].set(0.0),
@@ -160,6 +160,7 @@ def test_padding_changes_nothing(algorithm, sharing, seed):
         critic_hidden=jnp.zeros((N + 1, COUNT, 0)),
         errors=None,
     )
+    batch = batch.replace(obs=nets.standardize_obs(batch.obs))
     schedule = drawn(algorithm, seed)
     stages, pipelines = schedule.owners.shape
     if pipelines > 1:  # the fourth agent owns a pipeline of its own

@@ -8,7 +8,15 @@ import pytest
 from scipy import stats
 
 from fp3o_jax.config import ConfigError
-from fp3o_jax.networks import ActorCritic, Categorical, DiagonalGaussian, layer_norm
+from fp3o_jax.networks import (
+    ActorCritic,
+    Categorical,
+    DiagonalGaussian,
+    Normed,
+    product,
+    recur,
+    standardize,
+)
 from fp3o_jax.sharing import Sharing, make_sharing
 
 
@@ -111,9 +119,10 @@ def test_padding_changes_nothing():
     together = build("none", obs=(3, 5, 4), actions=(2, 4, 3))
     params = together.init(jax.random.key(0))
     obs, mask, hidden, starts = inputs(together, jax.random.key(1), features=5)
-    noisy = obs.at[0, ..., 3:].set(99.0)
+    noisy = together.standardize_obs(obs.at[0, ..., 3:].set(99.0))
+    plain = together.standardize_obs(obs.at[0, ..., 3:].set(0.0))
     ours, _ = together.policy(params["actor"], noisy, mask, hidden, starts)
-    clean, _ = together.policy(params["actor"], obs.at[0, ..., 3:].set(0.0), mask, hidden, starts)
+    clean, _ = together.policy(params["actor"], plain, mask, hidden, starts)
     np.testing.assert_array_equal(ours.logits[0], clean.logits[0])
     assert (ours.logits[0, ..., 2:] < -1e9).all()
     assert (ours.sample(jax.random.key(2))[0] < 2).all()
@@ -134,9 +143,13 @@ def test_gru_against_numpy():
     x, starts = rng.normal(size=(6, 2, 8)), rng.random((6, 2)) < 0.3
     h = rng.normal(size=(2, 8))
 
-    from fp3o_jax.networks import GRU
-
-    ours = GRU().apply({"params": gru}, jnp.asarray(x), jnp.asarray(h), jnp.asarray(starts))
+    ours = recur(
+        jnp.asarray(x @ gru["w_input"] + gru["b_input"]),
+        jnp.asarray(h),
+        jnp.asarray(starts),
+        gru["w_hidden"],
+        gru["b_hidden"],
+    )
 
     def sigmoid(v):
         return 1 / (1 + np.exp(-v))
@@ -192,26 +205,72 @@ def test_gaussian_policy_starts_as_the_reference_says():
     assert (distribution.mask[0, ..., 1] == 0).all()
 
 
-@pytest.mark.parametrize("rectify", [False, True])
-def test_layer_norm_and_its_gradient_are_flax_s(rectify):
-    """In float64, with weights that all agents share, and with weights of each agent's own."""
+def test_a_norm_behind_its_linear_layer_is_flax_s():
+    """With its gradient, in float64, weights that all agents share, and weights of each agent's own."""
     with jax.enable_x64(True):
-        keys = jax.random.split(jax.random.key(0), 4)
-        x, cotangent = (jax.random.normal(k, (3, 5, 7), float) for k in keys[:2])
+        keys = jax.random.split(jax.random.key(0), 6)
+        x, cotangent = (jax.random.normal(k, (3, 5, 4, w), float) for k, w in zip(keys, (7, 6), strict=False))
         norm = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False)
 
-        def flax_norm(x, scale, bias):
-            return norm.apply({"params": {"scale": scale, "bias": bias}}, nn.relu(x) if rectify else x)
+        def flax_s(x, scale, bias, kernel, kernel_bias):
+            return norm.apply({"params": {"scale": scale, "bias": bias}}, x) @ kernel + kernel_bias
 
-        def our_norm(x, scale, bias):
-            return layer_norm(x, scale, bias, rectify)
+        def ours(x, scale, bias, kernel, kernel_bias):
+            return Normed(x, scale, bias).linear(kernel, kernel_bias)
 
-        for shape, axis in (((7,), None), ((3, 7), 0)):
-            scale, bias = (jax.random.normal(k, shape, float) for k in keys[2:])
-            results = [
-                jax.vjp(jax.vmap(function, in_axes=(0, axis, axis)), x, scale, bias)
-                for function in (our_norm, flax_norm)
+        shapes = (7,), (7,), (7, 6), (6,)
+        for agents, axis in (((), None), ((3,), 0)):
+            weights = [
+                jax.random.normal(k, agents + shape, float) for k, shape in zip(keys[2:], shapes, strict=True)
             ]
+            axes = (0, *[axis] * 4)
+            results = [jax.vjp(jax.vmap(function, in_axes=axes), x, *weights) for function in (ours, flax_s)]
+            np.testing.assert_allclose(*(out for out, _ in results), rtol=1e-11, atol=1e-12)
+            for mine, theirs in zip(*(pull(cotangent) for _, pull in results), strict=True):
+                np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-11)
+
+
+def test_a_norm_of_a_constant_row_is_its_bias():
+    """Where all units are dead, or alike, nothing is divided by zero."""
+    kernel, bias = jax.random.normal(jax.random.key(0), (8, 3)), jnp.arange(8.0)
+    for constant in (0.0, 1.0, 1000.0):
+        out, pull = jax.vjp(lambda x: Normed(x, jnp.ones(8), bias).linear(kernel, 1.0), jnp.full(8, constant))
+        # What rounding leaves of the row's mean is not small against a variance of zero.
+        np.testing.assert_allclose(out, bias @ kernel + 1.0, rtol=1e-4, atol=1e-3 * constant)
+        assert np.isfinite(pull(jnp.ones(3))[0]).all()
+
+
+def test_inputs_are_standardised_over_the_features_that_exist():
+    x = jax.random.normal(jax.random.key(0), (2, 5, 6)) * 3.0 + 2.0
+    ours = standardize(x, jnp.array([[[1, 1, 1, 1, 0, 0]], [[1, 1, 1, 1, 1, 1]]], float))
+    for row, count in ((0, 4), (1, 6)):
+        part = np.asarray(x[row, :, :count], np.float64)
+        centred = part - part.mean(-1, keepdims=True)
+        expected = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
+        np.testing.assert_allclose(ours[row, :, :count], expected, rtol=1e-4, atol=1e-5)
+    assert (ours[0, :, 4:] == 0).all()
+
+
+@pytest.mark.parametrize("axis", [None, 0])
+def test_gradients_by_hand_are_the_derived_ones(axis):
+    """Of products and of the GRU, over agents that share the weights and over others."""
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        agents = () if axis is None else (3,)
+        projected, cotangent = rng.normal(size=(3, 5, 4, 18)), rng.normal(size=(3, 5, 4, 6))
+        hidden, starts = rng.normal(size=(3, 4, 6)), jnp.asarray(rng.random((5, 4)) < 0.3)
+        kernel, bias = rng.normal(size=(*agents, 6, 18)), rng.normal(size=(*agents, 18))
+
+        def derived(projected, hidden, kernel, bias):
+            return recur.fun(projected, hidden, starts, kernel, bias)
+
+        def by_hand(projected, hidden, kernel, bias):
+            return recur(projected, hidden, starts, kernel, bias)
+
+        pairs = [((by_hand, derived), (projected, hidden, kernel, bias), (0, 0, axis, axis), cotangent)]
+        pairs += [((product, product.fun), (cotangent, kernel), (0, axis), projected)]
+        for functions, arguments, axes, pulled in pairs:
+            results = [jax.vjp(jax.vmap(f, in_axes=axes), *arguments) for f in functions]
             np.testing.assert_allclose(*(out for out, _ in results), rtol=1e-12, atol=1e-12)
-            for ours, theirs in zip(*(pull(cotangent) for _, pull in results), strict=True):
-                np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-12)
+            for mine, theirs in zip(*(pull(pulled) for _, pull in results), strict=True):
+                np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-11)

@@ -29,15 +29,15 @@ class Linear:
         self.sharing = sharing
 
     def policy(self, params, obs, action_mask, hidden, starts, agents=None):
-        features = apply_grouped(lambda u, x: x @ u, params["trunk"], self.sharing.trunk, agents, obs)
-        logits = apply_grouped(lambda w, x: x @ w, params["head"], self.sharing.head, agents, features)
-        return Categorical(logits), None
+        return Categorical(self._apply(params, self.sharing, agents, obs)), None
 
     def value(self, params, inputs, hidden, starts, agents=None):
-        groups, rows = self.sharing.critic.trunk, hidden.shape[0]
-        inputs = jnp.broadcast_to(inputs, (rows, *inputs.shape[1:]))
-        features = apply_grouped(lambda u, x: x @ u, params["trunk"], groups, agents, inputs)
-        return apply_grouped(lambda w, x: x @ w, params["head"], groups, agents, features), None
+        inputs = jnp.broadcast_to(inputs, (hidden.shape[0], *inputs.shape[1:]))
+        return self._apply(params, self.sharing.critic, agents, inputs), None
+
+    def _apply(self, params, sharing, agents, x):
+        weights, groups = (params["trunk"], params["head"]), (sharing.trunk, sharing.head)
+        return apply_grouped(lambda u, w, x: x @ u @ w, weights, groups, agents, x, in_axes=(0,))
 
 
 def random_params(sharing, rng):

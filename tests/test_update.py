@@ -216,3 +216,22 @@ def test_policy_change_is_the_kl():
     np.testing.assert_allclose(ours["agent_kl"], expected, rtol=1e-4)
     someone = alive.max(0) > 0
     np.testing.assert_allclose(ours["joint_kl"], (kl * alive).sum(0)[someone].mean(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("minibatches", [1, 2])
+def test_blocks_add_up_to_the_same_update(minibatches):
+    """24 sequences of 3 agents: in one gradient, in 4 blocks, and in blocks of one sequence."""
+    with jax.enable_x64(True):
+        nets, member = networks("partial"), make_algorithm("fp3o")
+        params, opt_state = start("partial")
+        batch = make_batch(params, nets)
+        schedule = member.schedule(jax.random.key(0), 3)
+        settings = {"epochs": 1, "num_minibatches": minibatches, "condition": CONDITIONS["joint"]}
+        results = [
+            jax.jit(make_update(nets, member, block_size=size, **settings))(
+                params, opt_state, batch, schedule, jax.random.key(0), HP
+            )
+            for size in (None, 18, 1)
+        ]
+        for other in results[1:]:
+            assert_same(results[0], other, atol=1e-9)

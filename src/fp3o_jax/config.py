@@ -139,6 +139,10 @@ class Config:
     chunk_length: int = 16
     """recurrent: steps that gradients flow back through; must divide rollout_length"""
 
+    block_size: int | None = None
+    """samples, of all agents, that a gradient works through at a time; the gradient is the same, and less
+    memory is needed. By default what fits a CPU's cache, and all at once elsewhere"""
+
     advantage_split: Literal["uniform", "dirichlet"] | tuple[float, ...] = "uniform"
     """fp3o: how the joint advantage is divided among the pipelines; or one weight per pipeline, summing to
     1"""
@@ -191,7 +195,7 @@ class Config:
             "hidden_size",
             "chunk_length",
             "num_seeds",
-        ):
+        ) + (("block_size",) if self.block_size is not None else ()):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{name}={value!r} must be a whole number of at least 1")

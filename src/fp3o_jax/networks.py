@@ -6,7 +6,6 @@ networks L is only another batch axis. :class:`ActorCritic` runs them for all ag
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple, Protocol
 
 import chex
@@ -21,6 +20,7 @@ from fp3o_jax.sharing import Sharing, apply_grouped, take
 
 GAIN = 2.0**0.5
 MASKED_LOGIT = -1e10
+EPSILON = 1e-5  # of every LayerNorm
 
 
 class Distribution(Protocol):
@@ -78,19 +78,6 @@ class DiagonalGaussian(NamedTuple):
         return (per_dimension * self.mask).sum(-1)
 
 
-class InputNorm(nn.Module):
-    """LayerNorm over the features that exist: padded ones neither count nor come through."""
-
-    @nn.compact
-    def __call__(self, x: Array, mask: Array) -> Array:
-        scale = self.param("scale", initializers.ones, x.shape[-1:])
-        bias = self.param("bias", initializers.zeros, x.shape[-1:])
-        count = mask.sum()
-        mean = (x * mask).sum(-1, keepdims=True) / count
-        variance = ((x - mean) ** 2 * mask).sum(-1, keepdims=True) / count
-        return ((x - mean) * jax.lax.rsqrt(variance + 1e-5) * scale + bias) * mask
-
-
 class GRU(nn.Module):
     """One gated recurrent layer with separate input and recurrent biases (Cho et al., 2014, as in cuDNN).
 
@@ -98,74 +85,154 @@ class GRU(nn.Module):
     """
 
     @nn.compact
-    def __call__(self, x: Array, hidden: Array, starts: Array) -> Array:
+    def __call__(self, x: Normed, hidden: Array, starts: Array) -> Array:
         """x [L, N, W], hidden [N, W] before the first step, starts [L, N] bool -> states [L, N, W]."""
         width = hidden.shape[-1]
-        w_input = self.param("w_input", initializers.orthogonal(), (x.shape[-1], 3 * width))
+        w_input = self.param("w_input", initializers.orthogonal(), (x.scale.shape[-1], 3 * width))
         b_input = self.param("b_input", initializers.zeros, (3 * width,))
         w_hidden = self.param("w_hidden", initializers.orthogonal(), (width, 3 * width))
         b_hidden = self.param("b_hidden", initializers.zeros, (3 * width,))
 
-        def step(h: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
-            projected, start = inputs
-            h = jnp.where(start[:, None], 0.0, h)
-            x_r, x_z, x_n = jnp.split(projected, 3, -1)
-            h_r, h_z, h_n = jnp.split(h @ w_hidden + b_hidden, 3, -1)
-            update = jax.nn.sigmoid(x_z + h_z)
-            candidate = jnp.tanh(x_n + jax.nn.sigmoid(x_r + h_r) * h_n)
-            h = (1.0 - update) * candidate + update * h
-            return h, h
-
-        return jax.lax.scan(step, hidden, (x @ w_input + b_input, starts))[1]
+        return recur(x.linear(w_input, b_input), hidden, starts, w_hidden, b_hidden)
 
 
-class LayerNorm(nn.Module):
-    """LayerNorm over the last axis (Ba et al., 2016), of what comes in or of its positive part."""
-
-    rectify: bool = False
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        scale = self.param("scale", initializers.ones, x.shape[-1:])
-        bias = self.param("bias", initializers.zeros, x.shape[-1:])
-        return layer_norm(x, scale, bias, self.rectify)
+def _gates(projected: Array, recurrent: Array) -> tuple[Array, Array, Array]:
+    """Reset and update gate and candidate state [..., W] from what inputs and states say, [..., 3 W]."""
+    x_r, x_z, x_n = jnp.split(projected, 3, -1)
+    h_r, h_z, h_n = jnp.split(recurrent, 3, -1)
+    reset = jax.nn.sigmoid(x_r + h_r)
+    return reset, jax.nn.sigmoid(x_z + h_z), jnp.tanh(x_n + reset * h_n)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def layer_norm(x: Array, scale: Array, bias: Array, rectify: bool) -> Array:
-    """LayerNorm of ``x`` or, with ``rectify``, of max(x, 0).
+@jax.custom_vjp
+def recur(projected: Array, hidden: Array, starts: Array, kernel: Array, bias: Array) -> Array:
+    """A GRU's states.
 
-    Its gradient is written by hand: it goes through the samples fewer times than the derived one.
+    In its gradient only what needs the step behind is done step by step; the rest is done at once.
 
     Args:
+        projected: [L, N, 3 W] what the inputs say to reset gate, update gate and candidate.
+        hidden: [N, W] before the first step.
+        starts: [L, N] bool, the state is forgotten before this step.
+        kernel, bias: [W, 3 W], [3 W], of the states.
+
+    Returns:
+        [L, N, W] after each step.
+    """
+
+    def step(h: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
+        # The barrier makes XLA's CPU backend copy its slices first: it does not vectorise what reads through.
+        x, start = jax.lax.optimization_barrier(inputs)
+        h = jnp.where(start[:, None], 0.0, h)
+        _, update, candidate = _gates(x, h @ kernel + bias)
+        h = candidate + update * (h - candidate)
+        return h, h
+
+    return jax.lax.scan(step, hidden, (projected, starts))[1]
+
+
+def _recur_forward(projected: Array, hidden: Array, starts: Array, kernel: Array, bias: Array):
+    states = recur(projected, hidden, starts, kernel, bias)
+    return states, (projected, hidden, starts, kernel, bias, states)
+
+
+def _recur_backward(residuals: tuple[Array, ...], cotangent: Array):
+    projected, hidden, starts, kernel, bias, states = residuals
+    before = jnp.where(starts[..., None], 0.0, jnp.concatenate([hidden[None], states[:-1]]))
+    recurrent = product(before, kernel) + bias
+    reset, update, candidate = _gates(projected, recurrent)
+    # What a change of the state after a step owes to the arguments of candidate, update and reset gate.
+    by_candidate = (1.0 - update) * (1.0 - candidate**2)
+    by_update = (before - candidate) * update * (1.0 - update)
+    by_reset = by_candidate * recurrent[..., 2 * hidden.shape[-1] :] * reset * (1.0 - reset)
+    by_recurrent = jnp.concatenate([by_reset, by_update, by_candidate * reset], -1)
+
+    def step(behind: Array, inputs: tuple[Array, ...]) -> tuple[Array, Array]:
+        cotangent, factors, update, start = jax.lax.optimization_barrier(inputs)
+        change = cotangent + behind
+        behind = change * update + (jnp.tile(change, 3) * factors) @ kernel.T
+        return jnp.where(start[:, None], 0.0, behind), change
+
+    inputs = (cotangent, by_recurrent, update, starts)
+    d_hidden, change = jax.lax.scan(step, jnp.zeros_like(hidden), inputs, reverse=True)
+    d_recurrent = jnp.tile(change, 3) * by_recurrent
+    d_projected = jnp.concatenate([d_recurrent[..., : 2 * hidden.shape[-1]], change * by_candidate], -1)
+    flat = d_recurrent.reshape((-1, d_recurrent.shape[-1]))
+    d_kernel = before.reshape((-1, before.shape[-1])).T @ flat
+    return d_projected, d_hidden, None, d_kernel, flat.sum(0)
+
+
+recur.defvjp(_recur_forward, _recur_backward)
+
+
+class Scale(nn.Module):
+    """Scale and bias [W] of a LayerNorm."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self) -> tuple[Array, Array]:
+        scale = self.param("scale", initializers.ones, (self.width,))
+        return scale, self.param("bias", initializers.zeros, (self.width,))
+
+
+class Normed(NamedTuple):
+    """The LayerNorm (Ba et al., 2016) of ``x``, still to be taken.
+
+    Every LayerNorm here is followed by a linear layer, and taken behind its product: rows [..., W] are
+    neither centred nor scaled one by one.
+
+    Attributes:
         x: [..., W].
         scale, bias: [W].
-        rectify: apply a ReLU first.
     """
-    return _layer_norm_forward(x, scale, bias, rectify)[0]
+
+    x: Array
+    scale: Array
+    bias: Array
+
+    def linear(self, kernel: Array, bias: Array) -> Array:
+        """``LayerNorm(x) @ kernel + bias``: [..., W], kernel [W, V] -> [..., V].
+
+        A kernel whose columns sum to 0 does not see a row's mean, and what is left of the norm is one
+        factor for each row.
+        """
+        scaled = self.scale[:, None] * kernel
+        centred = product(self.x, scaled - scaled.mean(0))
+        variance = row_mean(self.x**2) - row_mean(self.x) ** 2
+        return centred * jax.lax.rsqrt(jnp.maximum(variance, 0.0) + EPSILON) + (self.bias @ kernel + bias)
 
 
-def _standardize(x: Array, mean: Array, deviation: Array, rectify: bool) -> Array:
-    return ((jnp.maximum(x, 0.0) if rectify else x) - mean) * deviation
+@jax.custom_vjp
+def product(x: Array, kernel: Array) -> Array:
+    """``x @ kernel``, [..., W] and [W, V] -> [..., V].
+
+    Where agents share the kernel, its gradient is one product for each, then summed: the derived one runs
+    over two axes at once, for which XLA writes a transposed copy of all samples.
+    """
+    return x @ kernel
 
 
-def _layer_norm_forward(x: Array, scale: Array, bias: Array, rectify: bool):
-    mean = row_mean(jnp.maximum(x, 0.0) if rectify else x)
-    deviation = jax.lax.rsqrt(row_mean(_standardize(x, mean, 1.0, rectify) ** 2) + 1e-5)
-    return _standardize(x, mean, deviation, rectify) * scale + bias, (x, mean, deviation, scale)
+def _product_backward(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    x, kernel = residuals
+    flat, flat_cotangent = (a.reshape((-1, a.shape[-1])) for a in (x, cotangent))
+    return cotangent @ kernel.T, flat.T @ flat_cotangent
 
 
-def _layer_norm_backward(rectify: bool, residuals: tuple[Array, ...], cotangent: Array):
-    x, mean, deviation, scale = residuals
-    standard = _standardize(x, mean, deviation, rectify)
-    g = cotangent * scale
-    d_x = (g - row_mean(g) - standard * row_mean(g * standard)) * deviation
-    samples = tuple(range(x.ndim - 1))
-    d_scale, d_bias = (cotangent * standard).sum(samples), cotangent.sum(samples)
-    return jnp.where(x > 0.0, d_x, 0.0) if rectify else d_x, d_scale, d_bias
+product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _product_backward)
 
 
-layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
+def standardize(x: Array, mask: Array) -> Array:
+    """LayerNorm without weights over the features that exist: padded ones neither count nor come through.
+
+    Args:
+        x: [..., F].
+        mask: 1 where the feature exists, of a shape that broadcasts.
+    """
+    count = mask.sum(-1, keepdims=True)
+    mean = (x * mask).sum(-1, keepdims=True) / count
+    variance = ((x - mean) ** 2 * mask).sum(-1, keepdims=True) / count
+    return (x - mean) * jax.lax.rsqrt(variance + EPSILON) * mask
 
 
 def row_mean(x: Array) -> Array:
@@ -177,6 +244,19 @@ def row_mean(x: Array) -> Array:
         cpu=lambda x: jnp.matmul(x, weights, precision=jax.lax.Precision.HIGHEST),
         default=lambda x: x.mean(-1, keepdims=True),
     )
+
+
+class Linear(nn.Module):
+    """Weights of a linear layer, kernel [W, V] and bias [V]."""
+
+    width: int
+    size: int
+    gain: float
+
+    @nn.compact
+    def __call__(self) -> tuple[Array, Array]:
+        kernel = self.param("kernel", initializers.orthogonal(self.gain), (self.width, self.size))
+        return kernel, self.param("bias", initializers.zeros, (self.size,))
 
 
 class Trunk(nn.Module):
@@ -192,32 +272,34 @@ class Trunk(nn.Module):
     @nn.compact
     def __call__(
         self, x: Array, mask: Array, agent_id: Array, hidden: Array, starts: Array
-    ) -> tuple[Array, Array]:
+    ) -> tuple[Normed, Array]:
         """One agent's features.
 
         Args:
-            x: [L, N, F] input, padded to the largest agent's.
+            x: [L, N, F] standardised input, padded to the largest agent's.
             mask: [F] 1 where the feature exists.
             agent_id: [n] one-hot, or [0] where agents are told apart by their weights.
             hidden: [N, H] state before the first step (H = 0 if feed-forward).
             starts: [L, N] bool, an episode begins with this step.
 
         Returns:
-            [L, N, width] features and [L, N, H] states after each step.
+            Features [L, N, width] and [L, N, H] states after each step.
         """
-        x = InputNorm(name="input_norm")(x, mask)
-        kernel = self.param(
-            "dense_0", initializers.orthogonal(GAIN), (x.shape[-1] + agent_id.shape[0], self.width)
-        )
+        size = x.shape[-1]
+        kernel = self.param("dense_0", initializers.orthogonal(GAIN), (size + agent_id.shape[0], self.width))
         bias = self.param("bias_0", initializers.zeros, (self.width,))
-        x = x @ kernel[: x.shape[-1]] + (bias + agent_id @ kernel[x.shape[-1] :])
-        x = LayerNorm(rectify=True, name="norm_0")(x)
-        x = nn.Dense(self.width, kernel_init=initializers.orthogonal(GAIN), name="dense_1")(x)
-        x = LayerNorm(rectify=True, name="norm_1")(x)
+        scale, shift = Scale(size, name="input_norm")()
+        # Only the weights of the input's LayerNorm are learned: they join those of the layer behind it.
+        x = product(x, scale[:, None] * kernel[:size]) + (
+            (shift * mask) @ kernel[:size] + agent_id @ kernel[size:] + bias
+        )
+        x = Normed(nn.relu(x), *Scale(self.width, name="norm_0")())
+        x = x.linear(*Linear(self.width, self.width, GAIN, name="dense_1")())
+        x = Normed(nn.relu(x), *Scale(self.width, name="norm_1")())
         if not self.recurrent:
-            return x, jnp.zeros((*x.shape[:-1], 0))
+            return x, jnp.zeros((*x.x.shape[:-1], 0))
         states = GRU(name="gru")(x, hidden, starts)
-        return LayerNorm(name="norm_gru")(states), states
+        return Normed(states, *Scale(self.width, name="norm_gru")()), states
 
 
 class CategoricalHead(nn.Module):
@@ -226,8 +308,8 @@ class CategoricalHead(nn.Module):
     num_actions: int
 
     @nn.compact
-    def __call__(self, x: Array, available: Array) -> Categorical:
-        logits = nn.Dense(self.num_actions, kernel_init=initializers.orthogonal(0.01), name="logits")(x)
+    def __call__(self, x: Normed, available: Array) -> Categorical:
+        logits = x.linear(*Linear(x.scale.shape[-1], self.num_actions, 0.01, name="logits")())
         return Categorical(jnp.where(available, logits, MASKED_LOGIT))
 
 
@@ -237,11 +319,21 @@ class GaussianHead(nn.Module):
     num_actions: int
 
     @nn.compact
-    def __call__(self, x: Array, available: Array) -> DiagonalGaussian:
-        mean = nn.Dense(self.num_actions, kernel_init=initializers.orthogonal(0.01), name="mean")(x)
+    def __call__(self, x: Normed, available: Array) -> DiagonalGaussian:
+        mean = x.linear(*Linear(x.scale.shape[-1], self.num_actions, 0.01, name="mean")())
         log_std = self.param("log_std", initializers.ones, (self.num_actions,))
         std = jnp.broadcast_to(jax.nn.sigmoid(log_std) * 0.5, mean.shape)
         return DiagonalGaussian(mean, std, jnp.broadcast_to(available, mean.shape).astype(mean.dtype))
+
+
+class ValueHead(nn.Module):
+    """Features [..., W] -> values [...]."""
+
+    @nn.compact
+    def __call__(self, x: Normed) -> Array:
+        width = x.scale.shape[-1]
+        kernel = self.param("kernel", initializers.orthogonal(1.0), (width, 1))
+        return x.linear(kernel, self.param("bias", initializers.zeros, (1,)))[..., 0]
 
 
 class ActorCritic:
@@ -281,7 +373,7 @@ class ActorCritic:
         self._trunk = Trunk(hidden_size, recurrent)
         head = CategoricalHead if discrete else GaussianHead
         self._policy_head = head(self.max_actions)
-        self._value_head = nn.Dense(1, kernel_init=initializers.orthogonal(1.0))
+        self._value_head = ValueHead()
         shares = agent_id and len(set(sharing.trunk)) < self.num_agents
         self._ids = np.eye(self.num_agents, dtype=np.float32)[:, : self.num_agents if shares else 0]
         self._obs_mask = _prefix_masks(obs_sizes)
@@ -301,7 +393,7 @@ class ActorCritic:
             )(jax.random.split(next(keys), max(groups) + 1))
 
         def head(module: nn.Module, groups: tuple[int, ...], *inputs: Array) -> Any:
-            features = jnp.zeros((1, 1, self._width))
+            features = Normed(*jnp.zeros((3, self._width)))
             return jax.vmap(lambda k: module.init(k, features, *inputs)["params"])(
                 jax.random.split(next(keys), max(groups) + 1)
             )
@@ -317,6 +409,18 @@ class ActorCritic:
                 "head": head(self._value_head, critic_groups),
             },
         }
+
+    def standardize_obs(self, obs: Array, agents: Array | None = None) -> Array:
+        """Observations [P, ..., O] as :meth:`policy` takes them. Free of weights, so once is enough."""
+        return self._standardize(obs, self._obs_mask, agents)
+
+    def standardize_critic_inputs(self, inputs: Array, agents: Array | None = None) -> Array:
+        """What critics see, [P, ..., S] or [1, ..., S], as :meth:`value` takes it."""
+        return self._standardize(inputs, self._critic_mask, agents)
+
+    def _standardize(self, x: Array, masks: np.ndarray, agents: Array | None) -> Array:
+        masks = masks[:1] if x.shape[0] == 1 and agents is None else take(masks, agents)
+        return standardize(x, masks.reshape((-1, *[1] * (x.ndim - 2), x.shape[-1])))
 
     def initial_hidden(self, num_envs: int) -> Array:
         """Zero states [n, B, H] of actors or critics."""
@@ -335,7 +439,7 @@ class ActorCritic:
 
         Args:
             params: ``params["actor"]``.
-            obs: [P, L, N, O], padded observations.
+            obs: [P, L, N, O], padded and standardised (:meth:`standardize_obs`).
             action_mask: [P, L, N, A] bool, available actions, or None if all always are.
             hidden: [P, N, H] states before the first step.
             starts: [L, N] bool.
@@ -344,22 +448,12 @@ class ActorCritic:
         Returns:
             The distribution, leading axes [P, L, N], and the states [P, L, N, H] after each step.
         """
-        chex.assert_rank([obs, hidden, starts], [4, 3, 2])
-        features, states = self._features(
-            params["trunk"], self.sharing.trunk, agents, obs, self._obs_mask, hidden, starts
-        )
         available = take(self._action_mask, agents)[:, None, None, :] > 0
         if action_mask is not None:
             available = available & action_mask
-        distribution = apply_grouped(
-            lambda p, x, a: self._policy_head.apply({"params": p}, x, a),
-            params["head"],
-            self.sharing.head,
-            agents,
-            features,
-            available,
+        return self._apply(
+            params, self._policy_head, self.sharing, obs, self._obs_mask, hidden, starts, agents, available
         )
-        return distribution, states
 
     def value(
         self,
@@ -373,7 +467,8 @@ class ActorCritic:
 
         Args:
             params: ``params["critic"]``.
-            inputs: [P, L, N, S] what each agent's critic sees, or [1, L, N, S] if all see the same.
+            inputs: [P, L, N, S] what each agent's critic sees, or [1, L, N, S] if all see the same;
+                standardised (:meth:`standardize_critic_inputs`).
             hidden: [P, N, H] states before the first step.
             starts: [L, N] bool.
             agents: [P] or None.
@@ -381,43 +476,43 @@ class ActorCritic:
         Returns:
             Values [P, L, N] and states [P, L, N, H] after each step.
         """
-        chex.assert_rank([inputs, hidden, starts], [4, 3, 2])
-        groups = self.sharing.critic.trunk
-        features, states = self._features(
-            params["trunk"], groups, agents, inputs, self._critic_mask, hidden, starts
+        return self._apply(
+            params, self._value_head, self.sharing.critic, inputs, self._critic_mask, hidden, starts, agents
         )
-        values = apply_grouped(
-            lambda p, x: self._value_head.apply({"params": p}, x),
-            params["head"],
-            groups,
-            agents,
-            features,
-        )
-        return values[..., 0], states
 
-    def _features(
+    def _apply(
         self,
-        params: Any,
-        groups: tuple[int, ...],
-        agents: Array | None,
+        params: dict[str, Any],
+        head: nn.Module,
+        sharing: Sharing,
         x: Array,
         mask: np.ndarray,
         hidden: Array,
         starts: Array,
-    ) -> tuple[Array, Array]:
+        agents: Array | None,
+        *head_inputs: Array,
+    ) -> tuple[Any, Array]:
+        """Trunk and head of each agent."""
+        chex.assert_rank([x, hidden, starts], [4, 3, 2])
+
+        def network(trunk_params: Any, head_params: Any, *inputs: Any) -> tuple[Any, Array]:
+            features, states = self._trunk.apply({"params": trunk_params}, *inputs[:5])
+            return head.apply({"params": head_params}, features, *inputs[5:]), states
+
         one_view = x.shape[0] == 1 and hidden.shape[0] > 1
         same_mask = bool((mask == mask[0]).all())
         return apply_grouped(
-            lambda p, *inputs: self._trunk.apply({"params": p}, *inputs),
-            params,
-            groups,
+            network,
+            (params["trunk"], params["head"]),
+            (sharing.trunk, sharing.head),
             agents,
             x[0] if one_view else x,
             mask[0] if same_mask else take(mask, agents),
             take(self._ids, agents),
             hidden,
             starts,
-            in_axes=(None if one_view else 0, None if same_mask else 0, 0, 0, None),
+            *head_inputs,
+            in_axes=(None if one_view else 0, None if same_mask else 0, 0, 0, None, *[0] * len(head_inputs)),
         )
 
 

@@ -83,7 +83,7 @@ class Policy:
         x = self._stacked({a: jnp.ravel(obs[a]).astype(jnp.float32) for a in self.agents}, self._obs_sizes)
         mask = None if action_mask is None else self._stacked(action_mask, self._action_sizes) > 0
         distribution, states = self._networks.policy(
-            self.params, x, mask, state[:, None], jnp.zeros((1, 1), bool)
+            self.params, self._networks.standardize_obs(x), mask, state[:, None], jnp.zeros((1, 1), bool)
         )
         actions = (distribution.mode() if key is None else distribution.sample(key))[:, 0, 0]
         if not self.architecture["discrete"]:

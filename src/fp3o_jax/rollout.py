@@ -47,9 +47,9 @@ class Trajectory:
     """T steps of B environments; time first, as they were collected.
 
     Attributes:
-        obs: [T, n, B, O].
-        critic_inputs: [T, v, B, S], v = 1 where all critics see the global state, n where each sees its
-            agent's observation.
+        obs: [T, n, B, O], standardised, as the networks take it.
+        critic_inputs: [T, v, B, S], likewise, v = 1 where all critics see the global state, n where each sees
+            its agent's observation.
         action_mask: [T, n, B, A] bool, or None.
         alive: [T, n, B] bool.
         action: [T, n, B] int, or [T, n, B, A].
@@ -132,7 +132,8 @@ def collect(
     fresh_state, fresh_observation = batch_reset(env, jax.random.split(key_reset, num_envs))
 
     def critic_inputs(observation: Observation) -> Array:
-        return observation.global_state[None] if critics_see_state else observation.obs
+        inputs = observation.global_state[None] if critics_see_state else observation.obs
+        return networks.standardize_critic_inputs(inputs)
 
     cuts = None
     if env.truncates and bootstrap_truncations:
@@ -151,9 +152,10 @@ def collect(
         key_action, key_step, key_choice = jax.random.split(key, 3)
         seen = s.observation
         mask = seen.action_mask
+        obs = networks.standardize_obs(seen.obs)
         distribution, hidden = networks.policy(
             actor_params,
-            seen.obs[:, None],
+            obs[:, None],
             None if mask is None else mask[:, None],
             s.actor_hidden,
             s.starts[None],
@@ -189,7 +191,7 @@ def collect(
         episode_return = s.episode_return + outcome.reward
         episode_length = s.episode_length + 1
         record = {
-            "obs": seen.obs,
+            "obs": obs,
             "critic_inputs": critic_inputs(seen),
             "action_mask": mask,
             "alive": seen.alive,

@@ -131,72 +131,66 @@ def take(x: Any, agents: Array | None) -> Any:
 
 def apply_grouped(
     fn: Callable[..., Any],
-    params: Any,
-    groups: Sequence[int],
+    params: Sequence[Any],
+    groups: Sequence[Sequence[int]],
     agents: Array | None,
     *inputs: Any,
-    in_axes: Sequence[int | None] | None = None,
+    in_axes: Sequence[int | None],
 ) -> Any:
-    """``fn(params of its group, *inputs of the agent)`` for each of P agents.
+    """``fn(*parameters of its groups, *inputs of the agent)`` for each of P agents.
 
     One group becomes one large matrix product over all agents' samples, a group for each agent a batched
     product without any gather.
 
     Args:
-        fn: function of one agent's parameters and inputs.
-        params: pytree, leaves [G, ...].
-        groups: [n] group of each agent.
+        fn: function of one agent's parameters, one pytree for each of ``params``, and inputs.
+        params: pytrees, leaves [G, ...].
+        groups: for each of them, [n] group of each agent.
         agents: [P] int, or None for all n agents in order.
         *inputs: pytrees, leaves [P, ...].
-        in_axes: 0 or None (the same for all agents) per input; 0 by default.
+        in_axes: 0 or None (the same for all agents) per input.
 
     Returns:
         The results of ``fn``, stacked: leaves [P, ...].
     """
-    in_axes = tuple(in_axes) if in_axes is not None else (0,) * len(inputs)
-    num_groups = max(groups) + 1
-    chex.assert_tree_shape_prefix(params, (num_groups,))
-    if num_groups == 1:
-        shared = jax.tree.map(lambda leaf: leaf[0], params)
-        return jax.vmap(fn, in_axes=(None, *in_axes))(shared, *inputs)
-    if tuple(groups) != tuple(range(len(groups))) or agents is not None:
-        params = take(params, take(np.array(groups), agents))
-    return jax.vmap(fn, in_axes=(0, *in_axes))(params, *inputs)
+    chosen, axes = [], []
+    for tree, group in zip(params, groups, strict=True):
+        num_groups = max(group) + 1
+        chex.assert_tree_shape_prefix(tree, (num_groups,))
+        if num_groups == 1:
+            tree = jax.tree.map(lambda leaf: leaf[0], tree)
+        elif tuple(group) != tuple(range(len(group))) or agents is not None:
+            tree = take(tree, take(np.array(group), agents))
+        chosen.append(tree)
+        axes.append(None if num_groups == 1 else 0)
+    return jax.vmap(fn, in_axes=(*axes, *in_axes))(*chosen, *inputs)
 
 
-def reduce_loss(
-    x: Array,
-    mask: Array,
-    kept: Array,
-    component: Sequence[int],
-    pooled: bool,
-    agents: Array | None,
+def sample_shares(
+    mask: Array, kept: Array, component: Sequence[int], pooled: bool, agents: Array | None
 ) -> Array:
-    """A loss per sample, reduced to the scalar that is minimised: the sum over components.
+    """The factors [P, ...] with which the losses of single samples add up to the scalar that is minimised.
 
-    Pooled components contribute one masked mean over all their samples, the others the mean over their
-    agents of each agent's masked mean.
+    That is the sum over components. Pooled ones contribute one masked mean over all their samples, the others
+    the mean over their agents of each agent's masked mean.
 
     Args:
-        x: [P, ...] loss of each sample.
         mask: [P, ...] 1 where the sample counts.
         kept: [P] 1 where the pipeline runs, else 0.
         component: [n] component of each agent.
         pooled: how a component's agents are averaged.
         agents: [P] agent of each row, or None for all in order.
     """
-    chex.assert_equal_shape([x, mask])
-    axes = tuple(range(1, x.ndim))
     rows = take(np.array(component), agents)
 
     def total(per_agent: Array) -> Array:
-        return jnp.zeros(max(component) + 1, x.dtype).at[rows].add(per_agent)
+        """[P] the sum over each row's component, at least 1."""
+        sums = jnp.zeros(max(component) + 1, mask.dtype).at[rows].add(per_agent)
+        return jnp.maximum(sums, 1.0)[rows]
 
-    sums, counts = (x * mask).sum(axes) * kept, mask.sum(axes) * kept
-    if pooled:
-        return (total(sums) / jnp.maximum(total(counts), 1.0)).sum()
-    means = sums / jnp.maximum(counts, 1.0)
-    return (total(means) / jnp.maximum(total(kept), 1.0)).sum()
+    counts = mask.sum(tuple(range(1, mask.ndim))) * kept
+    scale = total(counts) if pooled else jnp.maximum(counts, 1.0) * total(kept)
+    return mask * (kept / scale).reshape((-1,) + (1,) * (mask.ndim - 1))
 
 
 def active_groups(groups: Sequence[int], kept: Array, agents: Array | None) -> Array:

@@ -218,7 +218,11 @@ class Trainer:
             num_minibatches=config.num_minibatches,
             condition=CONDITIONS[config.condition],
             head_lr_scale=config.head_lr_scale,
+            block_size=xla.block_size(config.hidden_size) if config.block_size is None else config.block_size,
         )
+        if jax.default_backend() == "cpu":
+            # Seeds one after another: side by side they would only push one another out of the cache.
+            update = jax.custom_batching.sequential_vmap(update)
         return update(state.params, state.opt_state, batch, schedule, key, state.hyperparams, fraction)
 
 

@@ -21,7 +21,7 @@ from fp3o_jax.advantages import TDErrors, normalize_advantages
 from fp3o_jax.config import Hyperparams
 from fp3o_jax.networks import ActorCritic
 from fp3o_jax.schedules import Algorithm, Schedule
-from fp3o_jax.sharing import active_groups, reduce_loss, take
+from fp3o_jax.sharing import active_groups, sample_shares, take
 
 Metrics = dict[str, Array]
 
@@ -31,8 +31,8 @@ class Batch:
     """What the update learns from: N sequences of L steps for each of n agents (L = 1 if feed-forward).
 
     Attributes:
-        obs: [n, L, N, O].
-        critic_inputs: [v, L, N, S], v = 1 or n.
+        obs: [n, L, N, O], standardised, as the networks take it.
+        critic_inputs: [v, L, N, S], likewise, v = 1 or n.
         action_mask: [n, L, N, A] bool, or None.
         alive: [n, L, N] float, 1 where the sample counts.
         starts: [L, N] bool, an episode begins with this step.
@@ -71,8 +71,8 @@ class Batch:
         rows = take(self.replace(**dict.fromkeys(shared)), agents)
         return rows.replace(**shared)
 
-    def sequences(self, index: Array) -> Batch:
-        """The minibatch of the sequences ``index``, without ``errors``."""
+    def of_sequences(self, pick: Callable[[Array, int], Array]) -> Batch:
+        """``pick(array, its axis of sequences)`` of every array; without ``errors``."""
         axes = Batch(
             **dict.fromkeys(("obs", "critic_inputs", "alive", "action", "log_prob"), 2),
             **dict.fromkeys(("advantage", "value", "target"), 2),
@@ -80,7 +80,7 @@ class Batch:
             **dict.fromkeys(("starts", "actor_hidden", "critic_hidden"), 1),
             errors=None,
         )
-        return jax.tree.map(lambda x, axis: jnp.take(x, index, axis=axis), self.replace(errors=None), axes)
+        return jax.tree.map(pick, self.replace(errors=None), axes)
 
 
 def as_sequences(x: Array, length: int) -> Array:
@@ -100,6 +100,20 @@ def as_steps(x: Array, num_envs: int) -> Array:
 def chunk_starts(hidden: Array, length: int) -> Array:
     """The recurrent states before each sequence: [n, T, B, H] before each step -> [n, N, H]."""
     return as_sequences(hidden, length)[:, 0]
+
+
+class Shares(NamedTuple):
+    """What a sample [P, L, N] contributes to sums over a minibatch.
+
+    Attributes:
+        actor: to the actors' loss.
+        critic: to the critics' loss.
+        mean: to a mean over all samples that count.
+    """
+
+    actor: Array
+    critic: Array
+    mean: Array
 
 
 class Stage(NamedTuple):
@@ -134,6 +148,7 @@ def make_update(
     condition: Callable[[Array, Array], Array],
     head_lr_scale: float | None = None,
     transform: optax.GradientTransformation = optimizer.ADAM,
+    block_size: int | None = None,
 ) -> Callable[..., tuple[Any, Any, Metrics]]:
     """The function that turns a batch into new parameters.
 
@@ -145,6 +160,8 @@ def make_update(
         condition: decides which pipelines of a gated stage run (see ``schedules.CONDITIONS``).
         head_lr_scale: factor on the heads' learning rate; by default what the sharing asks for.
         transform: makes a direction of the clipped gradient; Adam but for tests.
+        block_size: samples, of all agents, that a gradient takes at a time; None for all at once. The blocks'
+            gradients add up to the same, in less memory.
 
     Returns:
         ``update(params, opt_state, batch, schedule, key, hyperparams, lr_fraction) ->
@@ -159,10 +176,13 @@ def make_update(
         return distribution.log_prob(batch.action), distribution
 
     def objective(
-        params: Any, batch: Batch, log_weight: Array, stage: Stage, hp: Hyperparams
+        params: Any, batch: Batch, log_weight: Array, shares: Shares, stage: Stage, hp: Hyperparams
     ) -> tuple[Array, Metrics]:
-        """The loss of all pipelines of a stage. Each row's parameters meet its own samples alone."""
-        agents, kept = stage.agents, stage.kept
+        """What these samples add to the loss of all pipelines of a stage, and to the metrics.
+
+        Each row's parameters meet its own samples alone.
+        """
+        agents = stage.agents
         log_probs, distribution = log_prob(params["actor"], batch, agents)
         log_ratio = log_probs - batch.log_prob
         if algorithm.live:
@@ -174,46 +194,61 @@ def make_update(
             params["critic"], batch.critic_inputs, batch.critic_hidden, batch.starts, agents
         )
         value_error = losses.clipped_value_loss(value, batch.value, batch.target, hp.clip_eps, hp.huber_delta)
-        policy_loss = reduce_loss(
-            -(surrogate + hp.entropy_coef * entropy),
-            batch.alive,
-            kept,
-            sharing.component,
-            sharing.pooled,
-            agents,
-        )
-        value_loss = reduce_loss(
-            value_error, batch.alive, kept, sharing.critic.component, sharing.pooled, agents
-        )
-        counted = batch.alive * kept[:, None, None]
-        clipped = (jnp.abs(jnp.exp(log_ratio) - 1.0) > clip_eps).astype(counted.dtype)
+        policy_loss = -((surrogate + hp.entropy_coef * entropy) * shares.actor).sum()
+        value_loss = (value_error * shares.critic).sum()
         metrics = {
-            "policy_loss": -losses.masked_mean(surrogate, counted),
-            "value_loss": losses.masked_mean(value_error, counted),
-            "entropy": losses.masked_mean(entropy, counted),
-            "clip_fraction": losses.masked_mean(clipped, counted),
+            "policy_loss": -(surrogate * shares.mean).sum(),
+            "value_loss": (value_error * shares.mean).sum(),
+            "entropy": (entropy * shares.mean).sum(),
+            "clip_fraction": (shares.mean * (jnp.abs(jnp.exp(log_ratio) - 1.0) > clip_eps)).sum(),
         }
         return policy_loss + hp.value_coef * value_loss, metrics
+
+    def gradient(
+        params: Any, rows: Batch, log_weight: Array, index: Array | None, stage: Stage, hp: Hyperparams
+    ) -> tuple[Any, Metrics]:
+        """Of the objective over the sequences ``index``, or over all of them; block by block."""
+        agents, kept = stage.agents, stage.kept
+        alive = rows.alive if index is None else jnp.take(rows.alive, index, axis=2)
+        counted = alive * kept[:, None, None]
+        shares = Shares(
+            sample_shares(alive, kept, sharing.component, sharing.pooled, agents),
+            sample_shares(alive, kept, sharing.critic.component, sharing.pooled, agents),
+            counted / jnp.maximum(counted.sum(), 1.0),
+        )
+        count = _num_blocks(alive.shape[2], alive.size, block_size)
+        size = alive.shape[2] // count
+
+        def block(i: Array | int) -> tuple[Any, Metrics]:
+            def cut(x: Array, axis: int) -> Array:
+                return jax.lax.dynamic_slice_in_dim(x, i * size, size, axis)
+
+            def pick(x: Array, axis: int) -> Array:
+                return cut(x, axis) if index is None else jnp.take(x, cut(index, 0), axis=axis)
+
+            own = jax.tree.map(lambda x: cut(x, 2), shares)
+            part = rows.of_sequences(pick), pick(log_weight, 2), own
+            return jax.grad(objective, has_aux=True)(params, *part, stage, hp)
+
+        return _sum_over(block, count)
 
     def descend(
         params: Any,
         opt_state: Any,
-        batch: Batch,
-        log_weight: Array,
+        grads: Any,
         stage: Stage,
         hp: Hyperparams,
         lr_fraction: Array,
     ) -> tuple[Any, Any, Metrics]:
         """One gradient step of every group of parameters that a running pipeline owns."""
         agents, kept = stage.agents, stage.kept
-        grads, metrics = jax.grad(objective, has_aux=True)(params, batch, log_weight, stage, hp)
         parts = {
             "actor": (sharing, hp.actor_lr, head_scale(kept.shape[0])),
             "critic": (sharing.critic, hp.critic_lr, 1.0),
         }
-        params, opt_state = dict(params), dict(opt_state)
+        params, opt_state, norms = dict(params), dict(opt_state), {}
         for name, (tied, rate, scale) in parts.items():
-            params[name], opt_state[name], metrics[f"{name}_grad_norm"] = optimizer.step(
+            params[name], opt_state[name], norms[f"{name}_grad_norm"] = optimizer.step(
                 grads[name],
                 opt_state[name],
                 params[name],
@@ -224,7 +259,7 @@ def make_update(
                 active={p: active_groups(getattr(tied, p), kept, agents) for p in optimizer.PARTS},
                 transform=transform,
             )
-        return params, opt_state, metrics
+        return params, opt_state, norms
 
     def head_scale(owned: int) -> Any:
         return sharing.head_lr_scale(owned) if head_lr_scale is None else head_lr_scale
@@ -269,20 +304,20 @@ def make_update(
             kept = jnp.where(gated, condition(*sums), True).astype(plain.dtype)
             stage = Stage(agents, kept, weights, clip)
 
-            def minibatch(carry: tuple[Any, Any], index: Array):
-                part, weight = rows, log_weight
-                if num_minibatches > 1:
-                    part, weight = rows.sequences(index), jnp.take(log_weight, index, axis=2)
-                params, opt_state, metrics = descend(*carry, part, weight, stage, hp, lr_fraction)
-                return (params, opt_state), metrics
+            def minibatch(carry: tuple[Any, Any], index: Array | None):
+                params, opt_state = carry
+                grads, metrics = gradient(params, rows, log_weight, index, stage, hp)
+                params, opt_state, norms = descend(params, opt_state, grads, stage, hp, lr_fraction)
+                return (params, opt_state), metrics | norms
 
-            if num_minibatches == 1:
-                indices = jnp.zeros((epochs, 0), jnp.int32)
-            else:
+            indices = None
+            if num_minibatches > 1:
                 indices = jax.vmap(lambda k: jax.random.permutation(k, num_sequences))(
                     jax.random.split(key, epochs)
                 ).reshape((epochs * num_minibatches, -1))
-            (params, opt_state), metrics = jax.lax.scan(minibatch, (params, opt_state), indices)
+            (params, opt_state), metrics = jax.lax.scan(
+                minibatch, (params, opt_state), indices, length=epochs * num_minibatches
+            )
 
             # The stage ends by recording the new ratios of the agents that it owned.
             log_ratio = log_prob(params["actor"], rows, agents)[0] - rows.log_prob
@@ -313,6 +348,22 @@ def make_update(
         return params, opt_state, metrics
 
     return update
+
+
+def _num_blocks(sequences: int, samples: int, target: int | None) -> int:
+    """How many blocks of equal size hold ``target`` of the ``samples`` each, or less."""
+    if target is None:
+        return 1
+    wanted = min(-(-samples // target), sequences)
+    return next(k for k in range(wanted, sequences + 1) if sequences % k == 0)
+
+
+def _sum_over(block: Callable[[Array | int], Any], count: int) -> Any:
+    """``block(0) + ... + block(count - 1)``, one after another."""
+    if count == 1:
+        return block(0)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(block, 0))
+    return jax.lax.fori_loop(0, count, lambda i, total: jax.tree.map(jnp.add, total, block(i)), zeros)
 
 
 def policy_change(log_ratio: Array, alive: Array) -> Metrics:
