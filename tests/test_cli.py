@@ -1,11 +1,14 @@
 """The command line and what a run leaves behind."""
 
 import json
+from pathlib import Path
 
+import jax
+import platformdirs
 import pytest
 from rich.console import Console
 
-from fp3o_jax import Config
+from fp3o_jax import Config, xla
 from fp3o_jax.cli import main
 from fp3o_jax.config import PRESETS
 from fp3o_jax.runs import RunOptions, run_training
@@ -121,3 +124,17 @@ def test_run_from_python_with_an_environment_object(tmp_path):
     assert summary["run_dir"] == tmp_path / "run"
     assert (tmp_path / "run" / "summary.json").exists()
     assert json.loads((tmp_path / "run" / "config.json").read_text())["env"] == "matrix/penalty"
+
+
+def test_compiled_programs_are_kept(tmp_path, monkeypatch):
+    chosen = jax.config.jax_compilation_cache_dir
+    assert chosen is not None
+    xla.keep_compiled()
+    assert jax.config.jax_compilation_cache_dir == chosen
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    try:
+        jax.config.update("jax_compilation_cache_dir", None)
+        xla.keep_compiled()
+        assert Path(jax.config.jax_compilation_cache_dir).is_relative_to(platformdirs.user_cache_path())
+    finally:
+        jax.config.update("jax_compilation_cache_dir", chosen)

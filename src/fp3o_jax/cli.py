@@ -11,6 +11,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from fp3o_jax import xla
 from fp3o_jax.config import PRESETS, Config, ConfigError, unknown
 from fp3o_jax.runs import RunError, RunOptions, evaluate_run, render_run, run_training
 from fp3o_jax.runs.directory import read_config, read_options
@@ -34,6 +35,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status: 2 for settings that cannot be used, 1 for a run that
     cannot go on."""
     args = list(sys.argv[1:] if args is None else args)
+    xla.keep_compiled()
     try:
         default, options = Config(), RunOptions()
         if args[:1] == ["train"] and len(args) > 1 and not args[1].startswith("-"):

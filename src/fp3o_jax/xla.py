@@ -1,9 +1,10 @@
-"""Guard against a deadlock of XLA's CPU backend in jaxlib 0.10.
+"""What XLA needs to be told: for safety, for speed, and so that nothing is compiled twice.
 
-A jitted scan that holds batched matrix products (weights of each agent's own, or a ``vmap`` over seeds)
-can stop for ever in the thread pool of the concurrency-optimised CPU scheduler: CPU use falls to 0 and
-``block_until_ready`` never returns. Switching that scheduler off costs no speed here and ends it. Later
-jaxlib does not need it; the flag concerns the CPU backend alone.
+The guard is against a deadlock of its CPU backend in jaxlib 0.10. A jitted scan that holds batched matrix
+products (weights of each agent's own, or a ``vmap`` over seeds) can stop for ever in the thread pool of the
+concurrency-optimised CPU scheduler: CPU use falls to 0 and ``block_until_ready`` never returns. Switching that
+scheduler off costs no speed here and ends it. Later jaxlib does not need it; the flag concerns the CPU backend
+alone.
 """
 
 from __future__ import annotations
@@ -50,6 +51,19 @@ def block_size(width: int) -> int | None:
 
     # 512 KiB for each result: the fastest of 256 KiB to 8 MiB with 1 MiB of second-level cache per core.
     return max(1, 2**17 // width) if jax.default_backend() == "cpu" else None
+
+
+def keep_compiled() -> None:
+    """Compiled programs are kept in the user's cache folder, and found there by the next process.
+
+    Nothing changes where JAX was told of a folder already (``JAX_COMPILATION_CACHE_DIR``).
+    """
+    import jax
+    import platformdirs
+
+    if jax.config.jax_compilation_cache_dir is None:
+        folder = platformdirs.user_cache_path("fp3o-jax") / "compiled"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def warn_if_unprotected() -> None:
