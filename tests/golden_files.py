@@ -14,8 +14,9 @@ from fp3o_jax.advantages import gae, normalize_advantages, td_errors
 from fp3o_jax.config import Hyperparams
 from fp3o_jax.networks import ActorCritic
 from fp3o_jax.schedules import Schedule
+from fp3o_jax.sequences import as_sequences
 from fp3o_jax.sharing import make_sharing
-from fp3o_jax.update import Batch, as_sequences, chunk_starts
+from fp3o_jax.update import Batch
 
 FOLDER = Path(__file__).parent / "golden"
 FILES = sorted(FOLDER.glob("*.npz"))
@@ -180,7 +181,7 @@ class Golden:
 
         def hidden(name: str) -> jax.Array:
             if "rec" in self.meta:
-                return chunk_starts(_asarray(self.agents(name)[:, :steps, :, 0]), self.length)
+                return as_sequences(_asarray(self.agents(name)[:, :steps, :, 0]), self.length)[:, 0]
             count = sequences(self.agents("value_preds")[:, :steps]).shape[2]
             return jnp.zeros((self.n, count, 0))
 

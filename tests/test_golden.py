@@ -13,7 +13,8 @@ import numpy_networks
 from fp3o_jax import losses, optimizer
 from fp3o_jax.networks import Normed
 from fp3o_jax.schedules import CONDITIONS, make_algorithm
-from fp3o_jax.update import as_sequences, make_update
+from fp3o_jax.sequences import as_sequences
+from fp3o_jax.update import make_update
 from golden_files import FILES, Golden
 
 

@@ -8,7 +8,8 @@ import pytest
 import update_helpers as helpers
 from fp3o_jax import optimizer
 from fp3o_jax.schedules import CONDITIONS, SELECTIONS, make_algorithm
-from fp3o_jax.update import as_sequences, make_update, policy_change
+from fp3o_jax.sequences import as_sequences
+from fp3o_jax.update import make_update, policy_change
 from update_helpers import COUNT, HP, LENGTH, assert_same, differs, make_batch, networks
 
 SHARINGS = ("full", "partial", "none", "by_type")

@@ -370,6 +370,7 @@ class ActorCritic:
         self.num_agents = sharing.num_agents
         self.state_size = hidden_size if recurrent else 0
         self.max_actions = max(action_sizes)
+        self.discrete = discrete
         self._trunk = Trunk(hidden_size, recurrent)
         head = CategoricalHead if discrete else GaussianHead
         self._policy_head = head(self.max_actions)
@@ -425,6 +426,11 @@ class ActorCritic:
     def initial_hidden(self, num_envs: int) -> Array:
         """Zero states [n, B, H] of actors or critics."""
         return jnp.zeros((self.num_agents, num_envs, self.state_size))
+
+    def no_action(self, num_envs: int) -> Array:
+        """Zeros of the shape and type of all agents' actions: int [n, B] or float [n, B, A]."""
+        shape = (self.num_agents, num_envs)
+        return jnp.zeros(shape, int) if self.discrete else jnp.zeros((*shape, self.max_actions))
 
     def policy(
         self,

@@ -17,6 +17,7 @@ from fp3o_jax.envs.base import (
     select_observation,
 )
 from fp3o_jax.networks import ActorCritic
+from fp3o_jax.sequences import as_sequences, as_steps, joined, num_blocks
 
 
 @struct.dataclass
@@ -44,20 +45,21 @@ class RolloutState:
 
 @struct.dataclass
 class Trajectory:
-    """T steps of B environments; time first, as they were collected.
+    """T steps of B environments: what agents saw and did as N = T / L * B sequences of L steps each (see
+    :mod:`fp3o_jax.sequences`), where the update reads it; the rest time first.
 
     Attributes:
-        obs: [T, n, B, O], standardised, as the networks take it.
-        critic_inputs: [T, v, B, S], likewise, v = 1 where all critics see the global state, n where each sees
+        obs: [n, L, N, O], standardised, as the networks take it.
+        critic_inputs: [v, L, N, S], likewise, v = 1 where all critics see the global state, n where each sees
             its agent's observation.
-        action_mask: [T, n, B, A] bool, or None.
-        alive: [T, n, B] bool.
-        action: [T, n, B] int, or [T, n, B, A].
-        log_prob: [T, n, B].
+        action_mask: [n, L, N, A] bool, or None.
+        alive: [n, L, N] bool.
+        action: [n, L, N] int, or [n, L, N, A].
+        log_prob: [n, L, N].
         starts, terminated, done, won: [T, B] bool.
         reward: [T, B].
         episode_return, episode_length: [T, B], of the episode up to and including this step.
-        actor_hidden: [C, n, B, H], at the start of each of C chunks.
+        actor_hidden: [n, N, H], before each sequence.
         last_inputs: [v, B, S], what critics see after the last step.
         last_starts: [B] bool.
         cut_inputs: [K, v, B, S], what critics saw when a time limit cut an episode, before the reset; up
@@ -123,7 +125,7 @@ def collect(
         state: where the environments stand; its ``critic_hidden`` is left as it is.
         key: PRNG key.
         rollout_length: T.
-        chunk_length: steps between two recorded recurrent states; divides T.
+        chunk_length: L, steps of a sequence; divides T.
         critics_see_state: critics see the global state (else their agent's observation).
         bootstrap_truncations: tell truncations from terminations.
     """
@@ -146,8 +148,23 @@ def collect(
             jnp.zeros(num_envs, jnp.int32),
         )
 
-    def act(carry: tuple[RolloutState, Any], inputs: tuple[Array, Array]):
-        s, cuts = carry
+    # Written in place: stacked by the scan, time first, all of it would have to be copied for the update.
+    buffers = jax.tree.map(
+        lambda x: jnp.zeros(
+            (x.shape[0], chunk_length, rollout_length // chunk_length, *x.shape[1:]), x.dtype
+        ),
+        {
+            "obs": networks.standardize_obs(state.observation.obs),
+            "critic_inputs": critic_inputs(state.observation),
+            "action_mask": state.observation.action_mask,
+            "alive": state.observation.alive,
+            "action": networks.no_action(num_envs),
+            "log_prob": jnp.zeros((networks.num_agents, num_envs)),
+        },
+    )
+
+    def act(carry: tuple[RolloutState, Any, dict[str, Array]], inputs: tuple[Array, Array]):
+        s, cuts, buffers = carry
         t, key = inputs
         key_action, key_step, key_choice = jax.random.split(key, 3)
         seen = s.observation
@@ -190,13 +207,17 @@ def collect(
         )
         episode_return = s.episode_return + outcome.reward
         episode_length = s.episode_length + 1
-        record = {
+        recorded = {
             "obs": obs,
             "critic_inputs": critic_inputs(seen),
             "action_mask": mask,
             "alive": seen.alive,
             "action": action,
             "log_prob": log_prob,
+        }
+        place = (slice(None), t % chunk_length, t // chunk_length)
+        buffers = jax.tree.map(lambda buffer, x: buffer.at[place].set(x), buffers, recorded)
+        outcomes = {
             "starts": s.starts,
             "terminated": outcome.terminated if bootstrap_truncations else done,
             "done": done,
@@ -213,20 +234,20 @@ def collect(
             episode_return=jnp.where(done, 0.0, episode_return),
             episode_length=jnp.where(done, 0, episode_length),
         )
-        return (s, cuts), record
+        return (s, cuts, buffers), outcomes
 
-    def chunk(carry: tuple[RolloutState, Any], inputs: tuple[Array, Array]):
+    def chunk(carry: tuple[RolloutState, Any, dict[str, Array]], inputs: tuple[Array, Array]):
         hidden = carry[0].actor_hidden
-        carry, records = jax.lax.scan(act, carry, inputs)
-        return carry, (records, hidden)
+        carry, outcomes = jax.lax.scan(act, carry, inputs)
+        return carry, (outcomes, hidden)
 
     steps = (jnp.arange(rollout_length), jax.random.split(key, rollout_length))
     steps = jax.tree.map(lambda x: x.reshape((-1, chunk_length, *x.shape[1:])), steps)
-    (state, cuts), (records, hidden) = jax.lax.scan(chunk, (state, cuts), steps)
-    records = jax.tree.map(lambda x: x.reshape((rollout_length, *x.shape[2:])), records)
+    (state, cuts, buffers), (outcomes, hidden) = jax.lax.scan(chunk, (state, cuts, buffers), steps)
     return state, Trajectory(
-        **records,
-        actor_hidden=hidden,
+        **jax.tree.map(lambda x: x.reshape((*x.shape[:2], -1, *x.shape[4:])), buffers),
+        **jax.tree.map(lambda x: x.reshape((rollout_length, num_envs)), outcomes),
+        actor_hidden=as_sequences(hidden.swapaxes(0, 1), 1)[:, 0],
         last_inputs=critic_inputs(state.observation),
         last_starts=state.starts,
         cut_inputs=None if cuts is None else cuts[0],
@@ -235,34 +256,60 @@ def collect(
 
 
 def evaluate_states(
-    networks: ActorCritic, critic_params: Any, trajectory: Trajectory, hidden: Array
+    networks: ActorCritic,
+    critic_params: Any,
+    trajectory: Trajectory,
+    hidden: Array,
+    block_size: int | None = None,
 ) -> tuple[Array, Array, Array, Array]:
-    """Values of a whole trajectory: one pass over all its states, one over those behind the ends.
+    """Values of a whole trajectory, and of the states behind the ends.
 
     Args:
         networks: the networks.
         critic_params: ``params["critic"]``.
         trajectory: what was collected.
         hidden: [n, B, H] the critics' states before the first step.
+        block_size: samples that feed-forward critics take at a time; recurrent ones take sequence after
+            sequence.
 
     Returns:
         - [n, T, B] values of the states acted in, in the critic's units.
         - [n, T, B] values of the states that followed: the next one, or the one at which a time limit cut
           the episode (undefined behind a termination).
-        - [n, T, B, H] recurrent states before each step.
-        - [n, B, H] recurrent states after the last.
+        - [n, N, H] recurrent states before each sequence.
+        - [n, B, H] recurrent states after the last step.
     """
-    inputs = trajectory.critic_inputs.swapaxes(0, 1)
-    values, states = networks.value(critic_params, inputs, hidden, trajectory.starts)
-    before = jnp.concatenate([hidden[:, None], states[:, :-1]], axis=1)
-    last = states[:, -1]
-    num_steps, num_envs = trajectory.reward.shape
+    num_envs, cut_step = hidden.shape[1], trajectory.cut_step
+    _, length, count, _ = trajectory.critic_inputs.shape
+    starts = as_sequences(trajectory.starts[None], length)[0]
+    if networks.state_size:
+        size, first = num_envs, hidden
+    else:
+        size = count // num_blocks(count, count * networks.num_agents, block_size)
+        first = networks.initial_hidden(size)
+    at_cut = None if cut_step is None else jnp.zeros((hidden.shape[0], *cut_step.shape, hidden.shape[2]))
+
+    def evaluate(carry: tuple[Array, Array | None], i: Array):
+        before, at_cut = carry
+        values, states = networks.value(
+            critic_params,
+            jax.lax.dynamic_slice_in_dim(trajectory.critic_inputs, i * size, size, 2),
+            before,
+            jax.lax.dynamic_slice_in_dim(starts, i * size, size, 1),
+        )
+        if at_cut is not None and networks.state_size:
+            there = states[:, cut_step % length, jnp.arange(num_envs)]
+            at_cut = jnp.where((cut_step // length == i)[..., None], there, at_cut)
+        return (states[:, -1], at_cut), (values, before)
+
+    (last, at_cut), (values, before) = jax.lax.scan(evaluate, (first, at_cut), jnp.arange(count // size))
+    values = as_steps(joined(values), num_envs)
+    before = before.swapaxes(0, 1).reshape((hidden.shape[0], count, -1))
+    last = last if networks.state_size else hidden
 
     ends, end_hidden, end_starts = trajectory.last_inputs, last, trajectory.last_starts
-    if trajectory.cut_inputs is not None:
+    if cut_step is not None:
         # All the ends as one batch of (1 + K) * B states.
-        cut_step = jnp.minimum(trajectory.cut_step, num_steps - 1)
-        at_cut = states[:, cut_step, jnp.arange(num_envs)]
         ends = jnp.concatenate([ends[None], trajectory.cut_inputs])
         ends = ends.swapaxes(0, 1).reshape((ends.shape[1], -1, ends.shape[-1]))
         end_hidden = jnp.concatenate([last[:, None], at_cut], axis=1)
@@ -272,7 +319,7 @@ def evaluate_states(
     end_values = end_values[:, 0]
 
     following = jnp.concatenate([values[:, 1:], end_values[:, None, :num_envs]], axis=1)
-    if trajectory.cut_step is not None:
-        cut_values = end_values[:, num_envs:].reshape((-1, *trajectory.cut_step.shape))
-        following = following.at[:, trajectory.cut_step, jnp.arange(num_envs)].set(cut_values, mode="drop")
+    if cut_step is not None:
+        cut_values = end_values[:, num_envs:].reshape((-1, *cut_step.shape))
+        following = following.at[:, cut_step, jnp.arange(num_envs)].set(cut_values, mode="drop")
     return values, following, before, last

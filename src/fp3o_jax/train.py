@@ -20,8 +20,9 @@ from fp3o_jax.networks import ActorCritic
 from fp3o_jax.normalization import ValueNorm
 from fp3o_jax.rollout import RolloutState, Trajectory, collect, evaluate_states, init_rollout
 from fp3o_jax.schedules import CONDITIONS, Algorithm, Schedule, make_algorithm
+from fp3o_jax.sequences import as_sequences, as_steps
 from fp3o_jax.sharing import make_sharing
-from fp3o_jax.update import Batch, Metrics, as_sequences, chunk_starts, make_update
+from fp3o_jax.update import Batch, Metrics, make_update
 
 
 @struct.dataclass
@@ -158,7 +159,11 @@ class Trainer:
         config, hp = self.config, state.hyperparams
         groups = jnp.array(self.networks.sharing.trunk)
         value, following, hidden, critic_hidden = evaluate_states(
-            self.networks, state.params["critic"], trajectory, state.rollout.critic_hidden
+            self.networks,
+            state.params["critic"],
+            trajectory,
+            state.rollout.critic_hidden,
+            self._block_size,
         )
         mean, std = (x[:, None, None] for x in normalization.moments(state.value_norm, groups))
         real_value = value * std + mean
@@ -173,7 +178,8 @@ class Trainer:
         )
         advantage = gae(errors)
         target = advantage + real_value
-        alive = trajectory.alive.swapaxes(0, 1).astype(advantage.dtype)
+        counted = trajectory.alive.astype(advantage.dtype)
+        alive = as_steps(counted, config.num_envs)
         fit = explained_variance(real_value, target, alive)
         value_norm = state.value_norm
         if config.normalize_values:
@@ -181,24 +187,19 @@ class Trainer:
             mean, std = (x[:, None, None] for x in normalization.moments(value_norm, groups))
 
         length = config.sequence_length
-
-        def sequences(x: Array | None) -> Array | None:
-            """[T, n, B, ...] -> [n, L, N, ...]"""
-            return None if x is None else as_sequences(x.swapaxes(0, 1), length)
-
         batch = Batch(
-            obs=sequences(trajectory.obs),
-            critic_inputs=sequences(trajectory.critic_inputs),
-            action_mask=sequences(trajectory.action_mask),
-            alive=as_sequences(alive, length),
+            obs=trajectory.obs,
+            critic_inputs=trajectory.critic_inputs,
+            action_mask=trajectory.action_mask,
+            alive=counted,
             starts=as_sequences(trajectory.starts[None], length)[0],
-            action=sequences(trajectory.action),
-            log_prob=sequences(trajectory.log_prob),
+            action=trajectory.action,
+            log_prob=trajectory.log_prob,
             advantage=as_sequences(normalize_advantages(advantage, alive), length),
             value=as_sequences(value, length),
             target=as_sequences((target - mean) / std, length),
-            actor_hidden=chunk_starts(trajectory.actor_hidden.swapaxes(0, 1), 1),
-            critic_hidden=chunk_starts(hidden, length),
+            actor_hidden=trajectory.actor_hidden,
+            critic_hidden=hidden,
             errors=errors if self.algorithm.correction is not None else None,
         )
         return batch, value_norm, critic_hidden, fit
@@ -218,12 +219,17 @@ class Trainer:
             num_minibatches=config.num_minibatches,
             condition=CONDITIONS[config.condition],
             head_lr_scale=config.head_lr_scale,
-            block_size=xla.block_size(config.hidden_size) if config.block_size is None else config.block_size,
+            block_size=self._block_size,
         )
         if jax.default_backend() == "cpu":
             # Seeds one after another: side by side they would only push one another out of the cache.
             update = jax.custom_batching.sequential_vmap(update)
         return update(state.params, state.opt_state, batch, schedule, key, state.hyperparams, fraction)
+
+    @property
+    def _block_size(self) -> int | None:
+        chosen = self.config.block_size
+        return xla.block_size(self.config.hidden_size) if chosen is None else chosen
 
 
 def make_train(config: Config | Mapping[str, Any], env: Any = None) -> Trainer:

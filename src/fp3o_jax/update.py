@@ -21,6 +21,7 @@ from fp3o_jax.advantages import TDErrors, normalize_advantages
 from fp3o_jax.config import Hyperparams
 from fp3o_jax.networks import ActorCritic
 from fp3o_jax.schedules import Algorithm, Schedule
+from fp3o_jax.sequences import as_sequences, as_steps, joined, num_blocks, sum_over
 from fp3o_jax.sharing import active_groups, sample_shares, take
 
 Metrics = dict[str, Array]
@@ -81,25 +82,6 @@ class Batch:
             errors=None,
         )
         return jax.tree.map(pick, self.replace(errors=None), axes)
-
-
-def as_sequences(x: Array, length: int) -> Array:
-    """Cuts the time axis into chunks: [n, T, B, ...] -> [n, L, N, ...] with N = T / L * B."""
-    n, steps, num_envs = x.shape[:3]
-    chunks = x.reshape((n, steps // length, length, num_envs, *x.shape[3:])).swapaxes(1, 2)
-    return chunks.reshape((n, length, steps // length * num_envs, *x.shape[3:]))
-
-
-def as_steps(x: Array, num_envs: int) -> Array:
-    """Puts the chunks together again: [n, L, N, ...] -> [n, T, B, ...], the inverse of `as_sequences`."""
-    n, length, count = x.shape[:3]
-    chunks = x.reshape((n, length, count // num_envs, num_envs, *x.shape[3:])).swapaxes(1, 2)
-    return chunks.reshape((n, length * (count // num_envs), num_envs, *x.shape[3:]))
-
-
-def chunk_starts(hidden: Array, length: int) -> Array:
-    """The recurrent states before each sequence: [n, T, B, H] before each step -> [n, N, H]."""
-    return as_sequences(hidden, length)[:, 0]
 
 
 class Shares(NamedTuple):
@@ -175,6 +157,21 @@ def make_update(
         )
         return distribution.log_prob(batch.action), distribution
 
+    def blocks(samples: Array) -> tuple[int, int]:
+        """How many blocks [P, L, N] samples make, and the sequences in each."""
+        count = num_blocks(samples.shape[2], samples.size, block_size)
+        return count, samples.shape[2] // count
+
+    def log_ratios(params: Any, batch: Batch, agents: Array | None) -> Array:
+        """Of the policies to the behaviour policies, [P, L, N]; block by block."""
+        count, size = blocks(batch.log_prob)
+
+        def block(i: Array) -> Array:
+            part = batch.of_sequences(lambda x, axis: jax.lax.dynamic_slice_in_dim(x, i * size, size, axis))
+            return log_prob(params["actor"], part, agents)[0] - part.log_prob
+
+        return joined(jax.lax.map(block, jnp.arange(count)))
+
     def objective(
         params: Any, batch: Batch, log_weight: Array, shares: Shares, stage: Stage, hp: Hyperparams
     ) -> tuple[Array, Metrics]:
@@ -216,8 +213,7 @@ def make_update(
             sample_shares(alive, kept, sharing.critic.component, sharing.pooled, agents),
             counted / jnp.maximum(counted.sum(), 1.0),
         )
-        count = _num_blocks(alive.shape[2], alive.size, block_size)
-        size = alive.shape[2] // count
+        count, size = blocks(alive)
 
         def block(i: Array | int) -> tuple[Any, Metrics]:
             def cut(x: Array, axis: int) -> Array:
@@ -230,7 +226,7 @@ def make_update(
             part = rows.of_sequences(pick), pick(log_weight, 2), own
             return jax.grad(objective, has_aux=True)(params, *part, stage, hp)
 
-        return _sum_over(block, count)
+        return sum_over(block, count)
 
     def descend(
         params: Any,
@@ -320,7 +316,7 @@ def make_update(
             )
 
             # The stage ends by recording the new ratios of the agents that it owned.
-            log_ratio = log_prob(params["actor"], rows, agents)[0] - rows.log_prob
+            log_ratio = log_ratios(params, rows, agents)
             log_rho = log_ratio if agents is None else log_rho.at[agents].set(log_ratio)
             held = kept if agents is None else jnp.ones(n, kept.dtype).at[agents].set(kept)
             return (params, opt_state, log_rho), (metrics, kept, held, jnp.stack(sums).sum(1))
@@ -332,7 +328,7 @@ def make_update(
         )
         if num_pipelines < n:
             # Shared parameters moved the policies of agents that were recorded earlier.
-            log_rho = log_prob(params["actor"], batch, None)[0] - batch.log_prob
+            log_rho = log_ratios(params, batch, None)
         # A stage that was skipped has nothing to report.
         ran = jnp.broadcast_to(kept.max(1, keepdims=True), metrics["entropy"].shape)
         metrics = {name: losses.masked_mean(value, ran) for name, value in metrics.items()}
@@ -348,22 +344,6 @@ def make_update(
         return params, opt_state, metrics
 
     return update
-
-
-def _num_blocks(sequences: int, samples: int, target: int | None) -> int:
-    """How many blocks of equal size hold ``target`` of the ``samples`` each, or less."""
-    if target is None:
-        return 1
-    wanted = min(-(-samples // target), sequences)
-    return next(k for k in range(wanted, sequences + 1) if sequences % k == 0)
-
-
-def _sum_over(block: Callable[[Array | int], Any], count: int) -> Any:
-    """``block(0) + ... + block(count - 1)``, one after another."""
-    if count == 1:
-        return block(0)
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(block, 0))
-    return jax.lax.fori_loop(0, count, lambda i, total: jax.tree.map(jnp.add, total, block(i)), zeros)
 
 
 def policy_change(log_ratio: Array, alive: Array) -> Metrics:

@@ -2,9 +2,9 @@
 
 The guard is against a deadlock of its CPU backend in jaxlib 0.10. A jitted scan that holds batched matrix
 products (weights of each agent's own, or a ``vmap`` over seeds) can stop for ever in the thread pool of the
-concurrency-optimised CPU scheduler: CPU use falls to 0 and ``block_until_ready`` never returns. Switching that
-scheduler off costs no speed here and ends it. Later jaxlib does not need it; the flag concerns the CPU backend
-alone.
+concurrency-optimised CPU scheduler: CPU use falls to 0 and ``block_until_ready`` never returns. Switching
+that scheduler off costs no speed here and ends it. Later jaxlib does not need it; the flag concerns the CPU
+backend alone.
 """
 
 from __future__ import annotations
