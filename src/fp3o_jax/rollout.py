@@ -148,11 +148,10 @@ def collect(
             jnp.zeros(num_envs, jnp.int32),
         )
 
+    num_sequences = rollout_length // chunk_length * num_envs
     # Written in place: stacked by the scan, time first, all of it would have to be copied for the update.
     buffers = jax.tree.map(
-        lambda x: jnp.zeros(
-            (x.shape[0], chunk_length, rollout_length // chunk_length, *x.shape[1:]), x.dtype
-        ),
+        lambda x: jnp.zeros((x.shape[0], chunk_length, num_sequences, *x.shape[2:]), x.dtype),
         {
             "obs": networks.standardize_obs(state.observation.obs),
             "critic_inputs": critic_inputs(state.observation),
@@ -215,8 +214,12 @@ def collect(
             "action": action,
             "log_prob": log_prob,
         }
-        place = (slice(None), t % chunk_length, t // chunk_length)
-        buffers = jax.tree.map(lambda buffer, x: buffer.at[place].set(x), buffers, recorded)
+        place = (0, t % chunk_length, t // chunk_length * num_envs)
+
+        def write(buffer: Array, x: Array) -> Array:
+            return jax.lax.dynamic_update_slice(buffer, x[:, None], (*place, *[0] * (x.ndim - 2)))
+
+        buffers = jax.tree.map(write, buffers, recorded)
         outcomes = {
             "starts": s.starts,
             "terminated": outcome.terminated if bootstrap_truncations else done,
@@ -245,7 +248,7 @@ def collect(
     steps = jax.tree.map(lambda x: x.reshape((-1, chunk_length, *x.shape[1:])), steps)
     (state, cuts, buffers), (outcomes, hidden) = jax.lax.scan(chunk, (state, cuts, buffers), steps)
     return state, Trajectory(
-        **jax.tree.map(lambda x: x.reshape((*x.shape[:2], -1, *x.shape[4:])), buffers),
+        **buffers,
         **jax.tree.map(lambda x: x.reshape((rollout_length, num_envs)), outcomes),
         actor_hidden=as_sequences(hidden.swapaxes(0, 1), 1)[:, 0],
         last_inputs=critic_inputs(state.observation),
