@@ -49,9 +49,9 @@ class Timing:
     def median(self) -> float:
         return float(np.median(self.seconds))
 
-    def over(self, other: Timing) -> Ratio:
-        """This program's time as a multiple of another's that took turns with it."""
-        ratios = self.seconds / other.seconds
+    def over(self, other: Timing, each: int = 1) -> Ratio:
+        """This program's time as a multiple of ``each`` runs of another that took turns with it."""
+        ratios = self.seconds / (each * other.seconds)
         return Ratio(float(np.median(ratios)), float(ratios.min()), float(ratios.max()))
 
 
@@ -72,6 +72,19 @@ def timed(run: Callable[[], Any]) -> float:
     start = time.perf_counter()
     jax.block_until_ready(run())
     return time.perf_counter() - start
+
+
+def compiled(function: Callable[..., Any], *args: Any, **options: Any) -> tuple[Callable[..., Any], float]:
+    """A function compiled for arguments, and the seconds that tracing and compiling it took.
+
+    Args:
+        function: what to compile.
+        args: arrays or their shapes.
+        options: of ``jax.jit``.
+    """
+    start = time.perf_counter()
+    program = jax.jit(function, **options).lower(*args).compile()
+    return program, time.perf_counter() - start
 
 
 def take_turns(programs: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 1) -> dict[str, Timing]:

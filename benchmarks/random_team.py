@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from fp3o_jax import Config, optimizer
+from fp3o_jax import Config, optimizer, xla
 from fp3o_jax.advantages import normalize_advantages
 from fp3o_jax.networks import ActorCritic
 from fp3o_jax.schedules import CONDITIONS, make_algorithm
 from fp3o_jax.sharing import make_sharing
 from fp3o_jax.update import Batch, make_update
-from harness import Repeated
+from harness import Repeated, compiled
 
 # Too small to move a policy: every timed update works on the same numbers, and no ratio overflows.
 LEARNING_RATE = 1e-9
@@ -101,7 +100,13 @@ def random_update(
     )
     chosen = make_algorithm(algorithm)
     update = make_update(
-        networks, chosen, epochs=sizes.epochs, num_minibatches=1, condition=CONDITIONS["joint"]
+        networks,
+        chosen,
+        epochs=sizes.epochs,
+        num_minibatches=1,
+        condition=CONDITIONS["joint"],
+        # As a training run has it.
+        block_size=xla.block_size(sizes.hidden_size),
     )
     rates = {"actor_lr": LEARNING_RATE, "critic_lr": LEARNING_RATE}
     hyperparams = jax.tree.map(jnp.float32, Config(**rates).hyperparams)
@@ -122,8 +127,6 @@ def random_update(
 
     state = begin(jax.random.key(0))
     batch = jax.jit(lambda key: random_batch(key, sizes, state_per_agent))(jax.random.key(1))
-    start = time.perf_counter()
     # Batch and rates are arguments, not constants: XLA must not work anything out beforehand.
-    compiled = jax.jit(step, donate_argnums=0).lower(state, batch, hyperparams).compile()
-    seconds = time.perf_counter() - start
-    return Repeated(lambda state: compiled(state, batch, hyperparams), state), seconds
+    program, seconds = compiled(step, state, batch, hyperparams, donate_argnums=0)
+    return Repeated(lambda state: program(state, batch, hyperparams), state), seconds

@@ -207,8 +207,8 @@ class Normed(NamedTuple):
 def product(x: Array, kernel: Array) -> Array:
     """``x @ kernel``, [..., W] and [W, V] -> [..., V].
 
-    Where agents share the kernel, its gradient is one product for each, then summed: the derived one runs
-    over two axes at once, for which XLA writes a transposed copy of all samples.
+    Its gradient is taken over one axis of all samples: the derived one runs over several at once, for
+    which XLA writes a transposed copy of all samples.
     """
     return x @ kernel
 
@@ -216,6 +216,10 @@ def product(x: Array, kernel: Array) -> Array:
 def _product_backward(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
     x, kernel = residuals
     flat, flat_cotangent = (a.reshape((-1, a.shape[-1])) for a in (x, cotangent))
+    # Transposed where the layer narrows: the CPU's product has up to three times the speed if the short side
+    # stands first. The barrier keeps XLA from turning it round again.
+    if kernel.shape[0] > kernel.shape[1]:
+        return cotangent @ kernel.T, jax.lax.optimization_barrier(flat_cotangent.T @ flat).T
     return cotangent @ kernel.T, flat.T @ flat_cotangent
 
 
