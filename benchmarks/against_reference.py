@@ -51,8 +51,10 @@ class AgainstReference(Options):
     """let the reference normalise values by PopArt"""
     state_per_agent: bool = True
     """off: our critics see one array of states for all agents, and no longer do the same work"""
+    updates: int = 3
+    """updates in each turn: they follow one another, as in a training run"""
     rounds: int | None = None
-    """timed updates of both; by default 5, in full mode 15"""
+    """turns of both; by default 5, in full mode 15"""
 
 
 def measure(options: AgainstReference, sharing: str, report: Report) -> None:
@@ -68,9 +70,9 @@ def measure(options: AgainstReference, sharing: str, report: Report) -> None:
     with Peer(options.reference_python, SCRIPT, spec) as reference:
         # The first round is a warm-up of both.
         for _ in range(rounds + 1):
-            theirs.append(reference.run())
+            theirs.append(np.mean([reference.run() for _ in range(options.updates)]))
             time.sleep(PAUSE)
-            ours.append(timed(update))
+            ours.append(np.mean([timed(update) for _ in range(options.updates)]))
             time.sleep(PAUSE)
         about = reference.about
     reference_time, our_time = Timing(np.array(theirs[1:])), Timing(np.array(ours[1:]))

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fp3o_jax import Config
 from harness import Options, Peer, Report, Timing, take_turns
+from memory import analyse
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 COMMANDS = sorted(path for path in FOLDER.glob("*.py") if "tyro.cli" in path.read_text(encoding="utf-8"))
@@ -62,6 +64,18 @@ def test_a_peer_that_fails(tmp_path):
     script.write_text("raise SystemExit(3)")
     with pytest.raises(RuntimeError, match="status 3"):
         Peer(sys.executable, script, {})
+
+
+def test_the_rollout_is_stored_once():
+    """Blocks of learning aside, an update needs no more memory for more samples than their record takes."""
+    config = Config(env="mpe/simple_spread", rollout_length=128, total_env_steps=2**20)
+    small, large = (analyse(config.replace(num_envs=count)) for count in (128, 256))
+    growth = {name: large[name] - small[name] for name in small}
+    assert growth["rollout"] > 0.9 * small["rollout"]
+    assert growth["temporaries"] < 1.2 * growth["rollout"]
+    # Three agents: their observations are three, the global state one.
+    assert small["observations"] == 128 * 128 * 3 * 18 * 4
+    assert small["states"] == 128 * 128 * 54 * 4
 
 
 @pytest.mark.parametrize("name", ["against_reference", "against_jaxmarl"])

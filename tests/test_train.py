@@ -10,6 +10,7 @@ import pytest
 
 from fp3o_jax import Config, ConfigError, config, make_env, make_train
 from fp3o_jax.envs import matrix
+from fp3o_jax.sequences import as_steps
 
 TINY = {
     "env": "matrix/climbing",
@@ -84,6 +85,19 @@ def test_piece_by_piece_compiles_once():
     for _ in range(3):
         state, _ = update(state)
     assert update._cache_size() == 1
+
+
+@pytest.mark.parametrize("env", ["smax/3m", "smax/smacv2_5_units", "mabrax/hopper_3x1", "mpe/simple_spread"])
+def test_an_update_returns_the_type_that_it_takes(env):
+    """A second call of a jitted update is then the same program; weak types as JaxMARL's made it another."""
+    train = make_train({**TINY, "env": env})
+    state = jax.eval_shape(train.init, jax.random.key(0))
+    after, _ = jax.eval_shape(train.update, state)
+    before, after = (
+        [(jax.tree_util.keystr(path), x.shape, x.dtype, x.weak_type) for path, x in leaves]
+        for leaves in map(jax.tree_util.tree_leaves_with_path, (state, after))
+    )
+    assert before == after
 
 
 @pytest.mark.parametrize("sharing", ["full", "none"])
@@ -187,6 +201,30 @@ def test_a_time_limit_is_not_an_end(bootstrap, recurrent, low, high):
     mean, std = normalization.moments(state.value_norm, jnp.array(train.networks.sharing.trunk))
     real = value[:, 0] * std[:, None] + mean[:, None]
     assert low < float(real.mean()) < high
+
+
+@pytest.mark.parametrize(
+    ("whole", "pieces"),
+    [
+        ({}, {"block_size": 8}),
+        ({"recurrent": True, "chunk_length": 8}, {"recurrent": True, "chunk_length": 4}),
+    ],
+)
+def test_values_piece_by_piece_are_those_of_the_whole(whole, pieces):
+    """Blocks of samples, or a sequence after another: the same values, ends and cuts included."""
+
+    def batch_of(settings):
+        train = make_train({**TINY, **settings}, env=limited())
+        key = jax.random.key(3)
+        state = jax.jit(train.init)(key)
+        _, trajectory = jax.jit(train.collect)(state, key)
+        batch, value_norm, hidden, fit = jax.jit(train.batch)(state, trajectory)
+        steps = [as_steps(x, TINY["num_envs"]) for x in (batch.value, batch.target, batch.advantage)]
+        return steps, value_norm, hidden, fit
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), batch_of(pieces), batch_of(whole)
+    )
 
 
 def test_bad_combinations_with_the_environment():

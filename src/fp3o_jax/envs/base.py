@@ -105,7 +105,9 @@ def _batched(discrete: bool) -> Observation:
 def batch_reset(env: Environment, keys: Array) -> tuple[Any, Observation]:
     """Resets one environment per key [B]; leaves of the state [B, ...], of the observation [n, B, ...]
     (the global state [B, S])."""
-    return jax.vmap(env.reset, out_axes=(0, _batched(env.discrete)))(keys)
+    state, observation = jax.vmap(env.reset, out_axes=(0, _batched(env.discrete)))(keys)
+    # Of firm types, as steps return them: a weak one would have a program compiled again for its own result.
+    return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), state), observation
 
 
 def batch_step(

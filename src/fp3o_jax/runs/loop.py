@@ -6,6 +6,7 @@ import collections
 import contextlib
 import dataclasses
 import errno
+import functools
 import math
 import time
 import warnings
@@ -85,7 +86,8 @@ class Programs:
     Attributes:
         init: keys -> state.
         update: state -> (state, metrics); the state that comes in is used up.
-        evaluate: "greedy" or "sampled" -> (params, keys) -> results [num_seeds, episodes].
+        evaluate: "greedy" or "sampled" -> (params, keys) -> results [num_seeds, episodes]; compiled by the
+            first call, so that the first update need not wait for it.
     """
 
     def __init__(self, trainer: Trainer, keys: Array, options: RunOptions):
@@ -95,11 +97,19 @@ class Programs:
         self.update = jax.jit(step, donate_argnums=0).lower(template).compile()
         modes = {"greedy": True} | ({"sampled": False} if options.eval_every else {})
         self.evaluate = {
-            name: jax.jit(jax.vmap(make_evaluate(trainer, options.eval_episodes, greedy)))
-            .lower(template.params, keys)
-            .compile()
+            name: compiled_later(
+                jax.vmap(make_evaluate(trainer, options.eval_episodes, greedy)), template.params, keys
+            )
             for name, greedy in modes.items()
         }
+
+
+def compiled_later(function: Callable[..., Any], *args: Any) -> Callable[..., Any]:
+    """``function`` for such arguments: traced now, where a fault in it still costs nothing; compiled by the
+    first call."""
+    lowered = jax.jit(function).lower(*args)
+    compiled = functools.cache(lowered.compile)
+    return lambda *args: compiled()(*args)
 
 
 def keep_last_good(
