@@ -72,9 +72,9 @@ def test_the_rollout_is_stored_once():
     small, large = (analyse(config.replace(num_envs=count)) for count in (128, 256))
     growth = {name: large[name] - small[name] for name in small}
     assert growth["rollout"] > 0.9 * small["rollout"]
-    assert growth["temporaries"] < 1.2 * growth["rollout"]
+    assert growth["temp"] < 1.2 * growth["rollout"]
     # Three agents: their observations are three, the global state one.
-    assert small["observations"] == 128 * 128 * 3 * 18 * 4
+    assert small["obs"] == 128 * 128 * 3 * 18 * 4
     assert small["states"] == 128 * 128 * 54 * 4
 
 
