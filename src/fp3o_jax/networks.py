@@ -146,11 +146,14 @@ def _recur_backward(residuals: tuple[Array, ...], cotangent: Array):
     by_update = (before - candidate) * update * (1.0 - update)
     by_reset = by_candidate * recurrent[..., 2 * hidden.shape[-1] :] * reset * (1.0 - reset)
     by_recurrent = jnp.concatenate([by_reset, by_update, by_candidate * reset], -1)
+    # Transposed once, which the barrier keeps from being undone: XLA's CPU backend would do it in every step,
+    # in many times the time of the step's product.
+    transposed = jax.lax.optimization_barrier(kernel.T)
 
     def step(behind: Array, inputs: tuple[Array, ...]) -> tuple[Array, Array]:
         cotangent, factors, update, start = jax.lax.optimization_barrier(inputs)
         change = cotangent + behind
-        behind = change * update + (jnp.tile(change, 3) * factors) @ kernel.T
+        behind = change * update + (jnp.tile(change, 3) * factors) @ transposed
         return jnp.where(start[:, None], 0.0, behind), change
 
     inputs = (cotangent, by_recurrent, update, starts)
