@@ -90,6 +90,9 @@ class Config:
     """sharing=groups: for each agent, the group that shares its policy head (default: trunk_groups)"""
     agent_id: bool = True
     """append a one-hot agent id to the input of networks that several agents share"""
+    critic_agent_id: bool = False
+    """also to critics of the global state; else agents that share such a critic share its values, which are
+    computed once for all of them"""
 
     total_env_steps: int = 1_000_000
     """environment steps to train for, over all parallel environments (rounded up to whole updates)"""

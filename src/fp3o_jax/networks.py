@@ -6,6 +6,7 @@ networks L is only another batch axis. :class:`ActorCritic` runs them for all ag
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import chex
@@ -284,8 +285,8 @@ class Trunk(nn.Module):
 
         Args:
             x: [L, N, F] standardised input, padded to the largest agent's.
-            mask: [F] 1 where the feature exists.
-            agent_id: [n] one-hot, or [0] where agents are told apart by their weights.
+            mask: [F] or [N, F], 1 where the feature exists.
+            agent_id: [n] or [N, n] one-hot, n = 0 where agents are told apart by their weights.
             hidden: [N, H] state before the first step (H = 0 if feed-forward).
             starts: [L, N] bool, an episode begins with this step.
 
@@ -293,7 +294,7 @@ class Trunk(nn.Module):
             Features [L, N, width] and [L, N, H] states after each step.
         """
         size = x.shape[-1]
-        kernel = self.param("dense_0", initializers.orthogonal(GAIN), (size + agent_id.shape[0], self.width))
+        kernel = self.param("dense_0", initializers.orthogonal(GAIN), (size + agent_id.shape[-1], self.width))
         bias = self.param("bias_0", initializers.zeros, (self.width,))
         scale, shift = Scale(size, name="input_norm")()
         # Only the weights of the input's LayerNorm are learned: they join those of the layer behind it.
@@ -359,6 +360,11 @@ class ActorCritic:
         hidden_size: width of every layer.
         recurrent: GRU or feed-forward.
         agent_id: tell agents that share weights apart by a one-hot id.
+        one_critic: agents that share a critic share its values as well: it sees the same for all of them, and
+            no id.
+
+    Attributes:
+        num_critics: rows of values: 1 where all agents share them, else n.
     """
 
     def __init__(
@@ -372,6 +378,7 @@ class ActorCritic:
         hidden_size: int,
         recurrent: bool,
         agent_id: bool,
+        one_critic: bool = False,
     ):
         self.sharing = sharing
         self.num_agents = sharing.num_agents
@@ -383,7 +390,10 @@ class ActorCritic:
         self._policy_head = head(self.max_actions)
         self._value_head = ValueHead()
         shares = agent_id and len(set(sharing.trunk)) < self.num_agents
-        self._ids = np.eye(self.num_agents, dtype=np.float32)[:, : self.num_agents if shares else 0]
+        self.num_critics = 1 if one_critic and len(set(sharing.trunk)) == 1 else self.num_agents
+        ids, none = np.eye(self.num_agents, dtype=np.float32), np.zeros((self.num_agents, 0), np.float32)
+        self._ids = ids if shares else none
+        self._critic_ids = ids if shares and not one_critic else none
         self._obs_mask = _prefix_masks(obs_sizes)
         self._critic_mask = _prefix_masks(critic_sizes)
         self._action_mask = _prefix_masks(action_sizes)
@@ -393,12 +403,12 @@ class ActorCritic:
         """Fresh parameters: orthogonal weights, zero biases."""
         keys = iter(jax.random.split(key, 4))
 
-        def trunk(mask: np.ndarray, groups: tuple[int, ...]) -> Any:
+        def trunk(mask: np.ndarray, ids: np.ndarray, groups: tuple[int, ...]) -> Any:
             x = jnp.zeros((1, 1, mask.shape[-1]))
             hidden, starts = jnp.zeros((1, self.state_size)), jnp.zeros((1, 1), bool)
-            return jax.vmap(
-                lambda k: self._trunk.init(k, x, mask[0], self._ids[0], hidden, starts)["params"]
-            )(jax.random.split(next(keys), max(groups) + 1))
+            return jax.vmap(lambda k: self._trunk.init(k, x, mask[0], ids[0], hidden, starts)["params"])(
+                jax.random.split(next(keys), max(groups) + 1)
+            )
 
         def head(module: nn.Module, groups: tuple[int, ...], *inputs: Array) -> Any:
             features = Normed(*jnp.zeros((3, self._width)))
@@ -409,11 +419,11 @@ class ActorCritic:
         critic_groups = self.sharing.critic.trunk
         return {
             "actor": {
-                "trunk": trunk(self._obs_mask, self.sharing.trunk),
+                "trunk": trunk(self._obs_mask, self._ids, self.sharing.trunk),
                 "head": head(self._policy_head, self.sharing.head, jnp.ones(self.max_actions)),
             },
             "critic": {
-                "trunk": trunk(self._critic_mask, critic_groups),
+                "trunk": trunk(self._critic_mask, self._critic_ids, critic_groups),
                 "head": head(self._value_head, critic_groups),
             },
         }
@@ -431,8 +441,12 @@ class ActorCritic:
         return standardize(x, masks.reshape((-1, *[1] * (x.ndim - 2), x.shape[-1])))
 
     def initial_hidden(self, num_envs: int) -> Array:
-        """Zero states [n, B, H] of actors or critics."""
+        """Zero states [n, B, H] of the actors."""
         return jnp.zeros((self.num_agents, num_envs, self.state_size))
+
+    def initial_critic_hidden(self, num_envs: int) -> Array:
+        """Zero states [c, B, H] of the critics, c = ``num_critics``."""
+        return jnp.zeros((self.num_critics, num_envs, self.state_size))
 
     def no_action(self, num_envs: int) -> Array:
         """Zeros of the shape and type of all agents' actions: int [n, B] or float [n, B, A]."""
@@ -465,7 +479,16 @@ class ActorCritic:
         if action_mask is not None:
             available = available & action_mask
         return self._apply(
-            params, self._policy_head, self.sharing, obs, self._obs_mask, hidden, starts, agents, available
+            params,
+            self._policy_head,
+            self.sharing,
+            obs,
+            self._obs_mask,
+            self._ids,
+            hidden,
+            starts,
+            agents,
+            available,
         )
 
     def value(
@@ -482,15 +505,23 @@ class ActorCritic:
             params: ``params["critic"]``.
             inputs: [P, L, N, S] what each agent's critic sees, or [1, L, N, S] if all see the same;
                 standardised (:meth:`standardize_critic_inputs`).
-            hidden: [P, N, H] states before the first step.
+            hidden: [P, N, H] states before the first step, or [1, N, H] where all agents share values.
             starts: [L, N] bool.
             agents: [P] or None.
 
         Returns:
-            Values [P, L, N] and states [P, L, N, H] after each step.
+            Values [P, L, N] and states [P, L, N, H] after each step; one row where the hidden states are one.
         """
         return self._apply(
-            params, self._value_head, self.sharing.critic, inputs, self._critic_mask, hidden, starts, agents
+            params,
+            self._value_head,
+            self.sharing.critic,
+            inputs,
+            self._critic_mask,
+            self._critic_ids,
+            hidden,
+            starts,
+            agents,
         )
 
     def _apply(
@@ -500,33 +531,81 @@ class ActorCritic:
         sharing: Sharing,
         x: Array,
         mask: np.ndarray,
+        ids: np.ndarray,
         hidden: Array,
         starts: Array,
         agents: Array | None,
         *head_inputs: Array,
     ) -> tuple[Any, Array]:
-        """Trunk and head of each agent."""
+        """Trunk and head of each agent, a row for each of ``hidden``."""
         chex.assert_rank([x, hidden, starts], [4, 3, 2])
 
         def network(trunk_params: Any, head_params: Any, *inputs: Any) -> tuple[Any, Array]:
             features, states = self._trunk.apply({"params": trunk_params}, *inputs[:5])
             return head.apply({"params": head_params}, features, *inputs[5:]), states
 
-        one_view = x.shape[0] == 1 and hidden.shape[0] > 1
-        same_mask = bool((mask == mask[0]).all())
+        rows, one_view = hidden.shape[0], x.shape[0] == 1
+        mask = mask[:1] if (mask == mask[0]).all() else take(mask, agents)
+        ids = take(ids, agents)[:rows]
+        if self._trunk.recurrent and len(set(sharing.trunk + sharing.head)) == 1 and x.shape[0] == rows:
+            merged = jax.tree.map(lambda leaf: leaf[0], (params["trunk"], params["head"]))
+            return _merged(network, merged, x, mask, ids, hidden, starts, *head_inputs)
         return apply_grouped(
             network,
             (params["trunk"], params["head"]),
             (sharing.trunk, sharing.head),
             agents,
             x[0] if one_view else x,
-            mask[0] if same_mask else take(mask, agents),
-            take(self._ids, agents),
+            mask[0] if len(mask) == 1 else mask,
+            ids,
             hidden,
             starts,
             *head_inputs,
-            in_axes=(None if one_view else 0, None if same_mask else 0, 0, 0, None, *[0] * len(head_inputs)),
+            in_axes=(
+                None if one_view else 0,
+                None if len(mask) == 1 else 0,
+                0,
+                0,
+                None,
+                *[0] * len(head_inputs),
+            ),
         )
+
+
+def _merged(
+    network: Callable[..., tuple[Any, Array]],
+    params: tuple[Any, Any],
+    x: Array,
+    mask: Array,
+    ids: Array,
+    hidden: Array,
+    starts: Array,
+    *head_inputs: Array,
+) -> tuple[Any, Array]:
+    """The sequences of P agents as those of one network that all share.
+
+    Agents behind the step, as a scan goes through them: the other way round, what the GRU reads and writes
+    would be transposed on the way in and out.
+    """
+    agents, count = hidden.shape[:2]
+
+    def steps(a: Array) -> Array:
+        """[P, L, N or 1, ...] -> [L, P N, ...]"""
+        a = jnp.broadcast_to(a, (*a.shape[:2], count, *a.shape[3:]))
+        return a.swapaxes(0, 1).reshape((a.shape[1], agents * count, *a.shape[3:]))
+
+    results = network(
+        *params,
+        steps(x),
+        mask[0] if len(mask) == 1 else mask.repeat(count, 0),
+        ids.repeat(count, 0),
+        hidden.reshape((agents * count, -1)),
+        jnp.tile(starts, (1, agents)),
+        *map(steps, head_inputs),
+    )
+    return jax.tree.map(
+        lambda a: a.reshape((a.shape[0], agents, count, *a.shape[2:])).swapaxes(0, 1), results
+    )
 
 
 def _prefix_masks(sizes: tuple[int, ...]) -> np.ndarray:

@@ -30,7 +30,7 @@ def update(stats: ValueNorm, targets: Array, mask: Array, groups: Array) -> Valu
 
     Args:
         stats: statistics of G critics.
-        targets: [n, ...] value targets, not normalised.
+        targets: [n, ...] value targets, not normalised; or [1, ...], the same for all agents.
         mask: [n, ...] 1 where the sample counts.
         groups: [n] int, the critic of each agent.
 

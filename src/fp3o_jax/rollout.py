@@ -29,7 +29,7 @@ class RolloutState:
         observation: what is seen now, agents first.
         starts: [B] bool, whether an episode begins here.
         actor_hidden: [n, B, H] recurrent states.
-        critic_hidden: [n, B, H].
+        critic_hidden: [c, B, H], c = 1 where all agents share a critic's values, else n.
         episode_return: [B] undiscounted team return so far.
         episode_length: [B] steps so far.
     """
@@ -95,7 +95,7 @@ def init_rollout(env: Environment, networks: ActorCritic, key: Array, num_envs: 
         observation=observation,
         starts=jnp.ones(num_envs, bool),
         actor_hidden=networks.initial_hidden(num_envs),
-        critic_hidden=networks.initial_hidden(num_envs),
+        critic_hidden=networks.initial_critic_hidden(num_envs),
         episode_return=jnp.zeros(num_envs),
         episode_length=jnp.zeros(num_envs, jnp.int32),
     )
@@ -271,16 +271,16 @@ def evaluate_states(
         networks: the networks.
         critic_params: ``params["critic"]``.
         trajectory: what was collected.
-        hidden: [n, B, H] the critics' states before the first step.
+        hidden: [c, B, H] the critics' states before the first step.
         block_size: samples that feed-forward critics take at a time; recurrent ones take sequence after
             sequence.
 
     Returns:
-        - [n, T, B] values of the states acted in, in the critic's units.
-        - [n, T, B] values of the states that followed: the next one, or the one at which a time limit cut
+        - [c, T, B] values of the states acted in, in the critic's units.
+        - [c, T, B] values of the states that followed: the next one, or the one at which a time limit cut
           the episode (undefined behind a termination).
-        - [n, N, H] recurrent states before each sequence.
-        - [n, B, H] recurrent states after the last step.
+        - [c, N, H] recurrent states before each sequence.
+        - [c, B, H] recurrent states after the last step.
     """
     num_envs, cut_step = hidden.shape[1], trajectory.cut_step
     _, length, count, _ = trajectory.critic_inputs.shape
@@ -288,8 +288,8 @@ def evaluate_states(
     if networks.state_size:
         size, first = num_envs, hidden
     else:
-        size = count // num_blocks(count, count * networks.num_agents, block_size)
-        first = networks.initial_hidden(size)
+        size = count // num_blocks(count, count * networks.num_critics, block_size)
+        first = networks.initial_critic_hidden(size)
     at_cut = None if cut_step is None else jnp.zeros((hidden.shape[0], *cut_step.shape, hidden.shape[2]))
 
     def evaluate(carry: tuple[Array, Array | None], i: Array):

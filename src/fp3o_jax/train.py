@@ -153,11 +153,12 @@ class Trainer:
         """The second phase: advantages and value targets; everything as sequences, agents first.
 
         Returns:
-            The batch, the value statistics after it, the critics' recurrent states [n, B, H] after the
+            The batch, the value statistics after it, the critics' recurrent states [c, B, H] after the
             last step, and the explained variance of the old values.
         """
         config, hp = self.config, state.hyperparams
         groups = jnp.array(self.networks.sharing.trunk)
+        critics = groups[: self.networks.num_critics]
         value, following, hidden, critic_hidden = evaluate_states(
             self.networks,
             state.params["critic"],
@@ -165,7 +166,7 @@ class Trainer:
             state.rollout.critic_hidden,
             self._block_size,
         )
-        mean, std = (x[:, None, None] for x in normalization.moments(state.value_norm, groups))
+        mean, std = (x[:, None, None] for x in normalization.moments(state.value_norm, critics))
         real_value = value * std + mean
         errors = td_errors(
             trajectory.reward,
@@ -184,8 +185,11 @@ class Trainer:
         value_norm = state.value_norm
         if config.normalize_values:
             value_norm = normalization.update(value_norm, target, alive, groups)
-            mean, std = (x[:, None, None] for x in normalization.moments(value_norm, groups))
+            mean, std = (x[:, None, None] for x in normalization.moments(value_norm, critics))
 
+        # From here on an advantage is the agent's own, whoever shares the critic.
+        advantage = jnp.broadcast_to(advantage, alive.shape)
+        errors = errors._replace(delta=jnp.broadcast_to(errors.delta, alive.shape))
         length = config.sequence_length
         batch = Batch(
             obs=trajectory.obs,
@@ -275,6 +279,7 @@ def make_train(config: Config | Mapping[str, Any], env: Any = None) -> Trainer:
         hidden_size=config.hidden_size,
         recurrent=config.recurrent,
         agent_id=config.agent_id,
+        one_critic=algorithm.critics_see_state and not config.critic_agent_id,
     )
     return Trainer(config, environment, networks, algorithm)
 

@@ -40,10 +40,10 @@ class Batch:
         action: [n, L, N] int or [n, L, N, A].
         log_prob: [n, L, N] log-probability of the action under the behaviour policy.
         advantage: [n, L, N] normalised advantage.
-        value: [n, L, N] old value, in the critic's units.
-        target: [n, L, N] value target, in the critic's units.
+        value: [c, L, N] old value, in the units of the critic; c = 1 where agents share its values, else n.
+        target: [c, L, N] value target, in the critic's units.
         actor_hidden: [n, N, H] recurrent state before each sequence.
-        critic_hidden: [n, N, H].
+        critic_hidden: [c, N, H].
         errors: [n, T, B] what the advantages were summed up from, for algorithms that do so anew in each
             stage; else None.
     """
@@ -66,11 +66,10 @@ class Batch:
         """The rows of ``agents`` [P]; all if None."""
         if agents is None:
             return self
-        shared = {"starts": self.starts, "errors": None}
-        if self.critic_inputs.shape[0] == 1:
-            shared["critic_inputs"] = self.critic_inputs
-        rows = take(self.replace(**dict.fromkeys(shared)), agents)
-        return rows.replace(**shared)
+        rows = self.replace(starts=None, errors=None)
+        # A single row is all agents'.
+        rows = jax.tree.map(lambda x: x if x.shape[0] == 1 else x[agents], rows)
+        return rows.replace(starts=self.starts)
 
     def of_sequences(self, pick: Callable[[Array, int], Array]) -> Batch:
         """``pick(array, its axis of sequences)`` of every array; without ``errors``."""
