@@ -16,7 +16,9 @@ their metrics callback after each: both count against them, the more the fewer `
 What differs: our networks have a LayerNorm at the input and behind every layer, and our recurrent ones one
 more layer before the GRU (theirs has it behind); their feed-forward ones have actor and critic layers of 64
 with tanh. Theirs computes an agent id into the observations, ours adds it to the first layer.
-Their IPPO has one trunk for actor and critic where it is recurrent, ours two.
+Their IPPO has one trunk for actor and critic where it is recurrent, ours two. Their MAPPO's critic sees the
+global state and an agent's id and is computed for each agent; ours sees the state and is computed once for all.
+What that is worth shows the row `mappo, a value for each agent`, which is told the id as well.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ from fp3o_jax import Config, make_train
 from harness import CONSOLE, Options, Peer, Report, Timing, compiled, timed
 
 SCRIPT = Path(__file__).parent / "peers" / "jaxmarl_baseline.py"
-GOAL = 2.0
+# By kind of device.
+GOALS = {"cpu": 2.0, "gpu": 1.5}
+EACH = {"mappo": ("mappo, a value for each agent", {"critic_agent_id": True})}
 
 
 class Case(NamedTuple):
@@ -81,7 +85,9 @@ class AgainstJaxMARL(Options):
     """rounds"""
 
 
-def our_program(case: Case, algorithm: str, options: AgainstJaxMARL) -> tuple[Callable[[], Any], float]:
+def our_program(
+    case: Case, algorithm: str, options: AgainstJaxMARL, **settings: Any
+) -> tuple[Callable[[], Any], float]:
     """``options.updates`` updates of ours, and the seconds it took to compile one."""
     trainer = make_train(
         Config(
@@ -95,6 +101,7 @@ def our_program(case: Case, algorithm: str, options: AgainstJaxMARL) -> tuple[Ca
             epochs=4,
             num_minibatches=4,
             total_env_steps=options.num_envs * options.rollout_length * 1000,
+            **settings,
         )
     )
     state = jax.jit(trainer.init)(jax.random.key(0))
@@ -121,6 +128,9 @@ def measure(name: str, case: Case, options: AgainstJaxMARL, report: Report) -> N
     }
     script = options.jaxmarl.resolve() / "baselines" / case.script
     ours = {algorithm: our_program(case, algorithm, options) for algorithm in (case.algorithm, "fp3o")}
+    if case.algorithm in EACH:
+        label, settings = EACH[case.algorithm]
+        ours[label] = our_program(case, case.algorithm, options, **settings)
     with Peer(options.peer_python, SCRIPT, {"script": str(script), "config": told | case.told}) as peer:
         for run in (peer.run, *(lambda run=run: timed(run) for run, _ in ours.values())):
             run()
@@ -139,8 +149,9 @@ def measure(name: str, case: Case, options: AgainstJaxMARL, report: Report) -> N
             their_compile_s=about["compile_seconds"],
         )
         if algorithm == case.algorithm:
-            met = "met" if ratio.median >= GOAL else "missed"
-            report.note(f"{name}: {ratio.median:.2f} times as fast; goal of {GOAL:g}: {met}")
+            goal = GOALS.get(jax.default_backend(), GOALS["gpu"])
+            met = "met" if ratio.median >= goal else "missed"
+            report.note(f"{name}: {ratio.median:.2f} times as fast; goal of {goal:g}: {met}")
 
 
 def main(options: AgainstJaxMARL) -> int:

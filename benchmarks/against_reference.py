@@ -50,7 +50,8 @@ class AgainstReference(Options):
     popart: bool = False
     """let the reference normalise values by PopArt"""
     state_per_agent: bool = True
-    """off: our critics see one array of states for all agents, and no longer do the same work"""
+    """off: one array of states for all agents, as in a training run: a critic that all agents share is then
+    computed once for all of them, and no longer does the same work as the reference's"""
     updates: int = 3
     """updates in each turn: they follow one another, as in a training run"""
     rounds: int | None = None

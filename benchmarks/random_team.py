@@ -43,16 +43,18 @@ class Sizes:
     """epochs of each stage, one minibatch"""
 
 
-def random_batch(key: Array, sizes: Sizes, state_per_agent: bool) -> Batch:
+def random_batch(key: Array, networks: ActorCritic, sizes: Sizes, state_per_agent: bool) -> Batch:
     """Noise for every agent, as feed-forward networks take it; 80 % of the samples are of living agents.
 
     Args:
         key: PRNG key.
+        networks: that are to learn from it.
         sizes: of the arrays.
         state_per_agent: whether the states are an array for each agent, or one for all of them.
     """
     n, count = sizes.num_agents, sizes.rollout_length * sizes.num_envs
     samples, keys = (n, 1, count), iter(jax.random.split(key, 7))
+    valued = (networks.num_critics, 1, count)
     return Batch(
         obs=jax.random.normal(next(keys), (*samples, sizes.obs_size)),
         critic_inputs=jax.random.normal(
@@ -65,10 +67,10 @@ def random_batch(key: Array, sizes: Sizes, state_per_agent: bool) -> Batch:
         # Fresh policies are all but uniform.
         log_prob=jnp.full(samples, -jnp.log(float(sizes.num_actions))),
         advantage=jax.random.normal(next(keys), samples),
-        value=jax.random.normal(next(keys), samples),
-        target=jax.random.normal(next(keys), samples),
-        actor_hidden=jnp.zeros((n, count, 0)),
-        critic_hidden=jnp.zeros((n, count, 0)),
+        value=jax.random.normal(next(keys), valued),
+        target=jax.random.normal(next(keys), valued),
+        actor_hidden=networks.initial_hidden(count),
+        critic_hidden=networks.initial_critic_hidden(count),
     )
 
 
@@ -97,6 +99,7 @@ def random_update(
         hidden_size=sizes.hidden_size,
         recurrent=False,
         agent_id=False,
+        one_critic=not state_per_agent,
     )
     chosen = make_algorithm(algorithm)
     update = make_update(
@@ -121,12 +124,13 @@ def random_update(
         params, opt_state, key = state
         key, key_schedule, key_update = jax.random.split(key, 3)
         schedule = chosen.schedule(key_schedule, n)
-        batch = batch.replace(advantage=normalize_advantages(batch.target - batch.value, batch.alive))
+        advantage = jnp.broadcast_to(batch.target - batch.value, batch.alive.shape)
+        batch = batch.replace(advantage=normalize_advantages(advantage, batch.alive))
         params, opt_state, metrics = update(params, opt_state, batch, schedule, key_update, hyperparams)
         return (params, opt_state, key), metrics
 
     state = begin(jax.random.key(0))
-    batch = jax.jit(lambda key: random_batch(key, sizes, state_per_agent))(jax.random.key(1))
+    batch = jax.jit(lambda key: random_batch(key, networks, sizes, state_per_agent))(jax.random.key(1))
     # Batch and rates are arguments, not constants: XLA must not work anything out beforehand.
     program, seconds = compiled(step, state, batch, hyperparams, donate_argnums=0)
     return Repeated(lambda state: program(state, batch, hyperparams), state), seconds

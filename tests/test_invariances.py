@@ -216,6 +216,21 @@ def test_equal_agents_that_share_everything_are_one_agent(seed):
     same(a, b)
 
 
+@pytest.mark.parametrize(("algorithm", "sharing"), [("fp3o", "full"), ("happo", "partial"), ("a2po", "full")])
+@given(seed=SEEDS)
+@examples
+def test_a_value_that_all_agents_share_is_learned_as_if_each_had_it(algorithm, sharing, seed):
+    each, shared = (networks(sharing, agent_id=False, one_critic=one) for one in (False, True))
+    assert (each.num_critics, shared.num_critics) == (N, 1)
+    params, _ = start(shared)
+    batch = make_batch(params, shared, seed)
+    names = ("value", "target", "critic_hidden")
+    one = batch.replace(**{name: getattr(batch, name)[:1] for name in names})
+    many = batch.replace(**{name: jnp.repeat(getattr(one, name), N, 0) for name in names})
+    schedule = drawn(algorithm, seed)
+    same(update(algorithm, shared, one, schedule), update(algorithm, each, many, schedule, params))
+
+
 @given(seed=SEEDS, other=SEEDS, sharing=st.sampled_from(["full", "partial", "none"]))
 @examples
 def test_fp3o_depends_on_the_draw_only_through_the_split(seed, other, sharing):

@@ -74,15 +74,18 @@ def test_groups_by_hand():
 
 @pytest.mark.parametrize("name", ["full", "partial", "none", "by_type"])
 @pytest.mark.parametrize("agents", [None, [2], [1, 0, 2]])
-def test_every_agent_uses_the_weights_of_its_group(name, agents):
-    networks = build(name)
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_every_agent_uses_the_weights_of_its_group(name, agents, recurrent):
+    networks = build(name, recurrent=recurrent)
     key = jax.random.key(0)
     params = networks.init(key)
     # Perturb, so that groups differ everywhere.
     params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(key, x.shape), params)
-    obs, mask, hidden, starts = inputs(networks, key)
+    obs, mask, hidden, _ = inputs(networks, key)
+    hidden = jax.random.normal(key, hidden.shape)
+    starts = jax.random.bernoulli(key, 0.3, obs.shape[1:3])
     rows = list(range(3)) if agents is None else agents
-    ours, _ = networks.policy(
+    ours, states = networks.policy(
         params["actor"],
         obs[jnp.array(rows)],
         mask,
@@ -98,7 +101,7 @@ def test_every_agent_uses_the_weights_of_its_group(name, agents):
             action_sizes=(3,),
             discrete=True,
             hidden_size=8,
-            recurrent=False,
+            recurrent=recurrent,
             agent_id=False,
         )
         trunk = jax.tree.map(lambda x, g=networks.sharing.trunk[i]: x[g][None], params["actor"]["trunk"])
@@ -108,10 +111,11 @@ def test_every_agent_uses_the_weights_of_its_group(name, agents):
             kernel = trunk["dense_0"]
             trunk["bias_0"] = trunk["bias_0"] + kernel[:, 4 + i]
             trunk["dense_0"] = kernel[:, :4]
-        expected, _ = alone.policy(
+        expected, expected_states = alone.policy(
             {"trunk": trunk, "head": head}, obs[i : i + 1], None, hidden[i : i + 1], starts
         )
         np.testing.assert_allclose(ours.logits[row], expected.logits[0], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(states[row], expected_states[0], rtol=1e-4, atol=1e-5)
 
 
 def test_padding_changes_nothing():

@@ -1,5 +1,6 @@
 """``make_train``: its surface, ``vmap`` over seeds and settings, and that everything trains."""
 
+import dataclasses
 import functools
 from typing import get_args
 
@@ -10,6 +11,7 @@ import pytest
 
 from fp3o_jax import Config, ConfigError, config, make_env, make_train
 from fp3o_jax.envs import matrix
+from fp3o_jax.networks import ActorCritic
 from fp3o_jax.sequences import as_steps
 
 TINY = {
@@ -227,6 +229,41 @@ def test_values_piece_by_piece_are_those_of_the_whole(whole, pieces):
     )
 
 
+@pytest.mark.parametrize("settings", [{"algorithm": "a2po"}, {"recurrent": True, "chunk_length": 4}])
+def test_one_critic_for_all_is_a_critic_for_each(settings):
+    """Values of a state that all agents share are those that each would have computed."""
+    shared = make_train({**TINY, "agent_id": False, **settings}, env=limited())
+    width, n = TINY["hidden_size"], shared.env.num_agents
+    networks = ActorCritic(
+        sharing=shared.networks.sharing,
+        obs_sizes=shared.env.obs_sizes,
+        critic_sizes=(shared.env.state_size,) * n,
+        action_sizes=shared.env.action_sizes,
+        discrete=shared.env.discrete,
+        hidden_size=width,
+        recurrent=shared.config.recurrent,
+        agent_id=False,
+    )
+    each = dataclasses.replace(shared, networks=networks)
+    assert (shared.networks.num_critics, networks.num_critics) == (1, n)
+
+    def run(train):
+        out = jax.jit(train)(jax.random.key(3))
+        return out["metrics"], out["state"].params, out["state"].value_norm
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), run(shared), run(each))
+
+
+def test_who_shares_a_critic_s_values():
+    """Critics of the global state alone, and not those that are told the agent's id."""
+
+    def rows(**settings):
+        return make_train({**TINY, **settings}).networks.num_critics
+
+    assert rows() == rows(sharing="partial") == rows(agent_id=False) == 1
+    assert rows(critic_agent_id=True) == rows(algorithm="ippo") == rows(sharing="none") == 2
+
+
 def test_bad_combinations_with_the_environment():
     with pytest.raises(ConfigError, match=r"advantage_split=.*2 pipelines"):
         make_train(Config(env="matrix/xor", advantage_split=(0.2, 0.3, 0.5)))
@@ -237,7 +274,6 @@ def test_bad_combinations_with_the_environment():
 
 
 def test_an_environment_without_global_state():
-    import dataclasses
 
     game = make_env("matrix/climbing")
 

@@ -19,7 +19,7 @@ HP = Config(actor_lr=3e-3, critic_lr=3e-3).hyperparams
 
 
 @functools.cache
-def networks(sharing, n=3, agent_id=True, obs=OBS, actions=ACTIONS):
+def networks(sharing, n=3, agent_id=True, obs=OBS, actions=ACTIONS, one_critic=False):
     """``obs`` and ``actions``: the size for each agent, or for all."""
     types = ("a", "a", "b")[:n] if n <= 3 else None
     return ActorCritic(
@@ -31,6 +31,7 @@ def networks(sharing, n=3, agent_id=True, obs=OBS, actions=ACTIONS):
         hidden_size=8,
         recurrent=False,
         agent_id=agent_id,
+        one_critic=one_critic,
     )
 
 

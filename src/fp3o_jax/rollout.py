@@ -162,10 +162,9 @@ def collect(
         },
     )
 
-    def act(carry: tuple[RolloutState, Any, dict[str, Array]], inputs: tuple[Array, Array]):
+    def act(carry: tuple[RolloutState, Any, dict[str, Array]], inputs: tuple[Array, ...]):
         s, cuts, buffers = carry
-        t, key = inputs
-        key_action, key_step, key_choice = jax.random.split(key, 3)
+        t, key_action, keys_step, choice = inputs
         seen = s.observation
         mask = seen.action_mask
         obs = networks.standardize_obs(seen.obs)
@@ -179,9 +178,7 @@ def collect(
         action = distribution.sample(key_action)
         log_prob = distribution.log_prob(action)[:, 0]
         action = action[:, 0]
-        env_state, observation, outcome = batch_step(
-            env, jax.random.split(key_step, num_envs), s.env_state, action
-        )
+        env_state, observation, outcome = batch_step(env, keys_step, s.env_state, action)
         done = outcome.done
         if cuts is not None:
             cut_inputs, cut_step, count = cuts
@@ -192,7 +189,6 @@ def collect(
                 cut_step.at[slot, jnp.arange(num_envs)].set(t, mode="drop"),
                 count + outcome.truncated,
             )
-        choice = jax.random.randint(key_choice, (num_envs,), 0, num_envs)
         env_state = jax.tree.map(
             lambda new, old: jnp.where(done.reshape((-1,) + (1,) * (old.ndim - 1)), new[choice], old),
             fresh_state,
@@ -239,12 +235,19 @@ def collect(
         )
         return (s, cuts, buffers), outcomes
 
-    def chunk(carry: tuple[RolloutState, Any, dict[str, Array]], inputs: tuple[Array, Array]):
+    def chunk(carry: tuple[RolloutState, Any, dict[str, Array]], inputs: tuple[Array, ...]):
         hidden = carry[0].actor_hidden
         carry, outcomes = jax.lax.scan(act, carry, inputs)
         return carry, (outcomes, hidden)
 
-    steps = (jnp.arange(rollout_length), jax.random.split(key, rollout_length))
+    # Drawn at once: in small environments, what each draw costs by itself would take most of a step.
+    key_action, key_step, key_choice = jax.random.split(key, 3)
+    steps = (
+        jnp.arange(rollout_length),
+        jax.random.split(key_action, rollout_length),
+        jax.random.split(key_step, (rollout_length, num_envs)),
+        jax.random.randint(key_choice, (rollout_length, num_envs), 0, num_envs),
+    )
     steps = jax.tree.map(lambda x: x.reshape((-1, chunk_length, *x.shape[1:])), steps)
     (state, cuts, buffers), (outcomes, hidden) = jax.lax.scan(chunk, (state, cuts, buffers), steps)
     return state, Trajectory(
