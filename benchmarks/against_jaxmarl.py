@@ -16,8 +16,8 @@ their metrics callback after each: both count against them, the more the fewer `
 What differs: our networks have a LayerNorm at the input and behind every layer, and our recurrent ones one
 more layer before the GRU (theirs has it behind); their feed-forward ones have actor and critic layers of 64
 with tanh. Theirs computes an agent id into the observations, ours adds it to the first layer.
-Their IPPO has one trunk for actor and critic where it is recurrent, ours two. Their MAPPO's critic sees the
-global state and an agent's id and is computed for each agent; ours sees the state and is computed once for all.
+Their IPPO has one trunk for actor and critic where it is recurrent, ours two. The critic of their MAPPO sees
+the global state and an agent's id, and is computed for each agent; ours sees the state, once for all agents.
 What that is worth shows the row `mappo, a value for each agent`, which is told the id as well.
 """
 

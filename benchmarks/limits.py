@@ -84,15 +84,21 @@ def plain_products(trainer: Trainer, params: Any, repetitions: int) -> tuple[Cal
     """The matrix products that ``repetitions`` gradient steps cannot do without, and their FLOPs.
 
     Each layer is multiplied forward, for its weights' gradient and, but for the first, for its input's;
-    over the samples of all agents in one product, as full sharing allows it.
+    over the samples of all agents in one product, as full sharing allows it. A critic that all agents share
+    has one sample where they have one each.
     """
     config = trainer.config
-    samples = config.num_envs * config.rollout_length * trainer.env.num_agents
+    steps = config.num_envs * config.rollout_length
+    rows = {"actor": trainer.env.num_agents, "critic": trainer.networks.num_critics}
     leaves = jax.tree_util.tree_leaves_with_path(params)
     # Weight matrices are those leaves that have two axes behind the groups.
-    layers = [(jax.tree_util.keystr(path), leaf.shape[1:]) for path, leaf in leaves if leaf.ndim == 3]
-    first = ["dense_0" in name for name, _ in layers]
-    operands = [(jnp.ones((samples, i)), jnp.ones((i, o)), jnp.ones((samples, o))) for _, (i, o) in layers]
+    layers = [
+        ("dense_0" in jax.tree_util.keystr(path), steps * rows[path[0].key], *leaf.shape[1:])
+        for path, leaf in leaves
+        if leaf.ndim == 3
+    ]
+    first = [is_first for is_first, *_ in layers]
+    operands = [(jnp.ones((m, i)), jnp.ones((i, o)), jnp.ones((m, o))) for _, m, i, o in layers]
 
     @jax.jit
     def multiply(operands: list[tuple[Array, Array, Array]]) -> Array:
@@ -108,10 +114,7 @@ def plain_products(trainer: Trainer, params: Any, repetitions: int) -> tuple[Cal
 
         return jax.lax.scan(once, jnp.zeros(()), length=repetitions)[0]
 
-    flops = sum(
-        (2 if is_first else 3) * 2.0 * samples * i * o
-        for (_, (i, o)), is_first in zip(layers, first, strict=True)
-    )
+    flops = sum((2 if is_first else 3) * 2.0 * m * i * o for is_first, m, i, o in layers)
     return lambda: multiply(operands), flops * repetitions
 
 

@@ -6,7 +6,6 @@ import collections
 import contextlib
 import dataclasses
 import errno
-import functools
 import math
 import time
 import warnings
@@ -86,30 +85,21 @@ class Programs:
     Attributes:
         init: keys -> state.
         update: state -> (state, metrics); the state that comes in is used up.
-        evaluate: "greedy" or "sampled" -> (params, keys) -> results [num_seeds, episodes]; compiled by the
-            first call, so that the first update need not wait for it.
+        evaluate: "greedy" or "sampled" -> (params, keys) -> results [num_seeds, episodes]; traced and
+            compiled by the first call, so that the first update need not wait for it.
     """
 
     def __init__(self, trainer: Trainer, keys: Array, options: RunOptions):
-        template = jax.eval_shape(jax.vmap(trainer.init), keys)
-        self.init = jax.jit(jax.vmap(trainer.init)).lower(keys).compile()
+        init = jax.jit(jax.vmap(trainer.init))
+        template = jax.eval_shape(init, keys)
+        self.init = init.lower(keys).compile()
         step = jax.vmap(keep_last_good(trainer.update))
         self.update = jax.jit(step, donate_argnums=0).lower(template).compile()
         modes = {"greedy": True} | ({"sampled": False} if options.eval_every else {})
         self.evaluate = {
-            name: compiled_later(
-                jax.vmap(make_evaluate(trainer, options.eval_episodes, greedy)), template.params, keys
-            )
+            name: jax.jit(jax.vmap(make_evaluate(trainer, options.eval_episodes, greedy)))
             for name, greedy in modes.items()
         }
-
-
-def compiled_later(function: Callable[..., Any], *args: Any) -> Callable[..., Any]:
-    """``function`` for such arguments: traced now, where a fault in it still costs nothing; compiled by the
-    first call."""
-    lowered = jax.jit(function).lower(*args)
-    compiled = functools.cache(lowered.compile)
-    return lambda *args: compiled()(*args)
 
 
 def keep_last_good(
