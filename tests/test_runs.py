@@ -257,7 +257,7 @@ def test_evaluation_during_the_run(tmp_path):
         )
 
 
-@pytest.mark.parametrize(("limit", "said"), [(20_000, "No space left"), (3_000, "could not be written")])
+@pytest.mark.parametrize(("limit", "said"), [(20_000, "No space left"), (2_500, "could not be written")])
 def test_no_space_left(limit, said, tmp_path):
     """A limit on the size of files, met while the metrics grow, or by the first checkpoint."""
     run = tmp_path / "run"
