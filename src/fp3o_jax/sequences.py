@@ -32,11 +32,10 @@ def num_blocks(sequences: int, samples: int, target: int | None) -> int:
     return next(k for k in range(wanted, sequences + 1) if sequences % k == 0)
 
 
-def sum_over(block: Callable[[Array | int], Any], count: int) -> Any:
-    """``block(0) + ... + block(count - 1)``, one after another."""
+def sum_over(block: Callable[[Array | int], Any], count: int, zeros: Any) -> Any:
+    """``block(0) + ... + block(count - 1)``, one after another, from ``zeros`` of the result's structure."""
     if count == 1:
         return block(0)
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(block, 0))
     return jax.lax.fori_loop(0, count, lambda i, total: jax.tree.map(jnp.add, total, block(i)), zeros)
 
 

@@ -25,6 +25,8 @@ from fp3o_jax.sequences import as_sequences, as_steps, joined, num_blocks, sum_o
 from fp3o_jax.sharing import active_groups, sample_shares, take
 
 Metrics = dict[str, Array]
+#: Means over the samples that a gradient is taken of.
+LOSS_METRICS = ("policy_loss", "value_loss", "entropy", "clip_fraction")
 
 
 @struct.dataclass
@@ -173,8 +175,8 @@ def make_update(
 
     def objective(
         params: Any, batch: Batch, log_weight: Array, shares: Shares, stage: Stage, hp: Hyperparams
-    ) -> tuple[Array, Metrics]:
-        """What these samples add to the loss of all pipelines of a stage, and to the metrics.
+    ) -> tuple[Array, Array]:
+        """What these samples add to the loss of all pipelines of a stage, and to `LOSS_METRICS`.
 
         Each row's parameters meet its own samples alone.
         """
@@ -192,13 +194,9 @@ def make_update(
         value_error = losses.clipped_value_loss(value, batch.value, batch.target, hp.clip_eps, hp.huber_delta)
         policy_loss = -((surrogate + hp.entropy_coef * entropy) * shares.actor).sum()
         value_loss = (value_error * shares.critic).sum()
-        metrics = {
-            "policy_loss": -(surrogate * shares.mean).sum(),
-            "value_loss": (value_error * shares.mean).sum(),
-            "entropy": (entropy * shares.mean).sum(),
-            "clip_fraction": (shares.mean * (jnp.abs(jnp.exp(log_ratio) - 1.0) > clip_eps)).sum(),
-        }
-        return policy_loss + hp.value_coef * value_loss, metrics
+        clipped = jnp.abs(jnp.exp(log_ratio) - 1.0) > clip_eps
+        metrics = [(x * shares.mean).sum() for x in (-surrogate, value_error, entropy, clipped)]
+        return policy_loss + hp.value_coef * value_loss, jnp.stack(metrics)
 
     def gradient(
         params: Any, rows: Batch, log_weight: Array, index: Array | None, stage: Stage, hp: Hyperparams
@@ -214,7 +212,7 @@ def make_update(
         )
         count, size = blocks(alive)
 
-        def block(i: Array | int) -> tuple[Any, Metrics]:
+        def block(i: Array | int) -> tuple[Any, Array]:
             def cut(x: Array, axis: int) -> Array:
                 return jax.lax.dynamic_slice_in_dim(x, i * size, size, axis)
 
@@ -225,7 +223,9 @@ def make_update(
             part = rows.of_sequences(pick), pick(log_weight, 2), own
             return jax.grad(objective, has_aux=True)(params, *part, stage, hp)
 
-        return sum_over(block, count)
+        zeros = jax.tree.map(jnp.zeros_like, params), jnp.zeros(len(LOSS_METRICS), alive.dtype)
+        grads, metrics = sum_over(block, count, zeros)
+        return grads, dict(zip(LOSS_METRICS, metrics, strict=True))
 
     def descend(
         params: Any,
