@@ -49,7 +49,7 @@ class Timing:
     def median(self) -> float:
         return float(np.median(self.seconds))
 
-    def over(self, other: Timing, each: int = 1) -> Ratio:
+    def over(self, other: Timing, each: float = 1) -> Ratio:
         """This program's time as a multiple of ``each`` runs of another that took turns with it."""
         ratios = self.seconds / (each * other.seconds)
         return Ratio(float(np.median(ratios)), float(ratios.min()), float(ratios.max()))

@@ -6,7 +6,8 @@
 FP3O has two stages that own every agent, MAPPO one, HAPPO one for each agent that owns it alone. An update of
 each runs on the same random data, an equal number of samples for each agent, feed-forward networks, one
 minibatch; critics see a state of each agent's own and of fixed size, so that the work per agent does not
-depend on the size of the team. The three take turns. Time per agent is relative to the smallest team's.
+depend on the size of the team. The three take turns, with one another and with those of the smallest team:
+growth is the time per agent as a multiple of that team's.
 
 A long measurement can be made in parts, say a sharing at a time: ``--earlier PART.json ...`` takes over the
 rows of earlier runs, and measures what they lack.
@@ -15,10 +16,12 @@ rows of earlier runs, and measures what they lack.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tyro
 
 from harness import Options, Ratio, Report, take_turns
@@ -69,16 +72,37 @@ def sizes_of(options: Pipelines, num_agents: int) -> Sizes:
     )
 
 
-def measure(options: Pipelines, sharing: str, num_agents: int) -> dict[str, Any]:
-    """One row: milliseconds of each algorithm's update per agent, and the ratios to MAPPO's update."""
-    sizes = sizes_of(options, num_agents)
-    made = {name: random_update(name, sharing, sizes) for name in ALGORITHMS}
-    times = take_turns({name: update for name, (update, _) in made.items()}, options.rounds)
-    row: dict[str, Any] = {"sharing": sharing, "agents": num_agents}
-    row |= {f"{name}_ms": 1e3 * times[name].median / num_agents for name in ALGORITHMS}
-    row |= {f"{name}_over_mappo": times[name].over(times["mappo"]) for name in ("fp3o", "happo")}
-    row["compile_s"] = sum(seconds for _, seconds in made.values())
-    return row
+class Teams:
+    """The compiled updates of one sharing, by the size of the team and the algorithm."""
+
+    def __init__(self, options: Pipelines, sharing: str):
+        self.options, self.sharing = options, sharing
+        self.agents = options.agents or (QUICK if options.mode == "quick" else FULL)
+        # The smallest team's are used again and again.
+        self._smallest = functools.cache(lambda: self._make(min(self.agents)))
+
+    def _make(self, num_agents: int) -> dict[str, tuple[Any, float]]:
+        sizes = sizes_of(self.options, num_agents)
+        return {name: random_update(name, self.sharing, sizes) for name in ALGORITHMS}
+
+    def measure(self, num_agents: int) -> dict[str, Any]:
+        """One row: milliseconds of each algorithm's update per agent, its growth, and ratios to MAPPO's."""
+        least = min(self.agents)
+        small = self._smallest()
+        made = small if num_agents == least else self._make(num_agents)
+        programs = {(name, least): update for name, (update, _) in small.items()}
+        programs |= {(name, num_agents): update for name, (update, _) in made.items()}
+        times = take_turns(programs, self.options.rounds)
+        own = {name: times[name, num_agents] for name in ALGORITHMS}
+        row: dict[str, Any] = {"sharing": self.sharing, "agents": num_agents}
+        row |= {f"{name}_ms": 1e3 * own[name].median / num_agents for name in ALGORITHMS}
+        row |= {f"{name}_over_mappo": own[name].over(own["mappo"]) for name in ("fp3o", "happo")}
+        row |= {
+            f"{name}_growth": own[name].over(times[name, least], each=num_agents / least)
+            for name in ALGORITHMS
+        }
+        row["compile_s"] = sum(seconds for _, seconds in made.values())
+        return row
 
 
 def read(paths: tuple[Path, ...]) -> dict[tuple[str, int], dict[str, Any]]:
@@ -91,16 +115,10 @@ def read(paths: tuple[Path, ...]) -> dict[tuple[str, int], dict[str, Any]]:
     return rows
 
 
-def relative(row: dict[str, Any], smallest: dict[str, Any]) -> dict[str, Any]:
-    """The row with each algorithm's time per agent as a multiple of the smallest team's."""
-    columns = {f"{name}_growth": row[f"{name}_ms"] / smallest[f"{name}_ms"] for name in ALGORITHMS}
-    return row | columns
-
-
 def judge(rows: list[dict[str, Any]], report: Report) -> None:
     """Says of one sharing whether FP3O's goals were met."""
     cost = max(rows, key=lambda row: row["fp3o_over_mappo"].median)
-    growth = [row["fp3o_growth"] - 1.0 for row in rows]
+    growth = [row["fp3o_growth"].median - 1.0 for row in rows]
     far = max(growth, key=abs)
     report.note(
         f"{rows[0]['sharing']}: FP3O costs at most {cost['fp3o_over_mappo']} times MAPPO "
@@ -112,7 +130,7 @@ def judge(rows: list[dict[str, Any]], report: Report) -> None:
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Milliseconds per agent against the size of the team: a panel per sharing, a line per algorithm."""
+    """Time per agent against the size of the team: a panel per sharing, a line per algorithm."""
     # Only here, so that measuring does without it.
     from matplotlib.figure import Figure
 
@@ -124,15 +142,25 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         agents = [row["agents"] for row in mine]
         for name in ALGORITHMS:
             marker, line = STYLES[name]
-            milliseconds = [row[f"{name}_ms"] for row in mine]
-            axis.plot(agents, milliseconds, marker=marker, linestyle=line, label=name.upper())
+            growth = [row[f"{name}_growth"] for row in mine]
+            middle = np.array([ratio.median for ratio in growth])
+            extremes = np.array([[ratio.low, ratio.high] for ratio in growth]).T
+            axis.errorbar(
+                agents,
+                middle,
+                np.abs(extremes - middle),
+                marker=marker,
+                linestyle=line,
+                capsize=2,
+                label=name.upper(),
+            )
         axis.set_xscale("log", base=2)
-        axis.set_yscale("log")
+        axis.axhspan(1.0 - FLAT_GOAL, 1.0 + FLAT_GOAL, color="0.9", zorder=0)
         axis.set_xticks(agents, [str(n) for n in agents])
         axis.set_title(f"sharing: {sharing}")
         axis.set_xlabel("agents")
         axis.grid(True, which="both", alpha=0.3)
-    axes[0].set_ylabel("update, ms per agent")
+    axes[0].set_ylabel("time per agent,\nmultiple of the smallest team's")
     # Outside: no line may hide behind it.
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
@@ -149,10 +177,9 @@ def main(options: Pipelines) -> None:
     )
     earlier, rows = read(options.earlier), []
     for sharing in options.sharings:
-        mine: list[dict[str, Any]] = []
-        for num_agents in options.agents or (QUICK if options.mode == "quick" else FULL):
-            row = earlier.get((sharing, num_agents)) or measure(options, sharing, num_agents)
-            row = relative(row, mine[0] if mine else row)
+        teams, mine = Teams(options, sharing), []
+        for num_agents in teams.agents:
+            row = earlier.get((sharing, num_agents)) or teams.measure(num_agents)
             report.add(**row)
             mine.append(row)
         judge(mine, report)

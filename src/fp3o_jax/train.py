@@ -232,8 +232,8 @@ class Trainer:
 
     @property
     def _block_size(self) -> int | None:
-        chosen = self.config.block_size
-        return xla.block_size(self.config.hidden_size) if chosen is None else chosen
+        chosen, groups = self.config.block_size, len(set(self.networks.sharing.trunk))
+        return xla.block_size(self.config.hidden_size, groups) if chosen is None else chosen
 
 
 def make_train(config: Config | Mapping[str, Any], env: Any = None) -> Trainer:
