@@ -232,7 +232,8 @@ class Trainer:
 
     @property
     def _block_size(self) -> int | None:
-        chosen, groups = self.config.block_size, len(set(self.networks.sharing.trunk))
+        chosen, sharing = self.config.block_size, self.networks.sharing
+        groups = max(sharing.trunk + sharing.head) + 1
         return xla.block_size(self.config.hidden_size, groups) if chosen is None else chosen
 
 
