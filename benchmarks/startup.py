@@ -7,8 +7,8 @@ Each start is a process of its own, which makes and compiles what `fp3o train` d
 the cache folder is empty. Warm: the same again, with what the cold start left there. Trace covers everything
 in Python, the lowering to XLA's language as well; compile is XLA, or reading the cache. The goals are about
 trace, compile and first update; imports and the making of the environment come on top, and are the same in
-any program that uses JAX and JaxMARL. The evaluation is traced at the start and compiled when it is first
-needed.
+any program that uses JAX and JaxMARL. The initial state is compiled while Python traces the update; what both
+take side by side counts as compilation. The evaluation is traced and compiled when it is first needed.
 """
 
 from __future__ import annotations
