@@ -63,3 +63,10 @@ def test_guard_tells_a_user_who_started_jax_first(monkeypatch):
 def test_guarded_jax_still_starts():
     done = run("import fp3o_jax, jax; print(jax.devices()[0].platform)", JAX_PLATFORMS="cpu")
     assert done.stdout.strip() == "cpu", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("width", "groups", "samples"), [(64, 1, 2048), (128, 1, 1024), (64, 128, 128 * 128)]
+)
+def test_a_block_fits_the_cache_and_is_worth_a_pass_over_all_weights(width, groups, samples):
+    assert xla.block_size(width, groups) == samples

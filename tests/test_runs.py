@@ -396,3 +396,20 @@ def test_kill_check(monkeypatch, capsys):
         runpy.run_path(script, run_name="__main__")
     assert stop.value.code == 0
     assert "identical" in capsys.readouterr().out
+
+
+def test_one_seed_trains_as_one_of_several():
+    """It is not batched, but its metrics and its state keep the axis of seeds."""
+    trainer = make_train(CONFIG)
+    keys = jnp.stack([jax.random.key(3), jax.random.key(4)])
+
+    def trained(keys):
+        programs = loop.Programs(trainer, keys, RunOptions(eval_episodes=1))
+        state, metrics = programs.update(programs.init(keys))
+        return jax.tree.map(np.asarray, (state.params, state.rollout.env_state, metrics))
+
+    alone, beside = trained(keys[:1]), trained(keys)
+    assert jax.tree.structure(alone) == jax.tree.structure(beside)
+    for one, two in zip(jax.tree.leaves(alone), jax.tree.leaves(beside), strict=True):
+        assert one.shape == (1, *two.shape[1:])
+        np.testing.assert_allclose(one[0], two[0], rtol=1e-4, atol=1e-5)
