@@ -30,6 +30,7 @@ from random_team import Sizes, random_update
 ALGORITHMS = ("fp3o", "mappo", "happo")
 QUICK = (2, 16)
 FULL = (2, 4, 8, 16, 32, 64, 128)
+SHARINGS = {"quick": ("full", "none"), "full": ("full", "partial", "none")}
 # FP3O's two steps are the 2.
 COST_GOAL = 2.1
 FLAT_GOAL = 0.2
@@ -44,8 +45,8 @@ class Pipelines(Options):
 
     agents: tuple[int, ...] = ()
     """sizes of the team; by default 2 and 16, in full mode 2 to 128"""
-    sharings: tuple[str, ...] = ("full", "partial", "none")
-    """parameter sharing"""
+    sharings: tuple[str, ...] = ()
+    """parameter sharing; by default full and none, in full mode partial too"""
     rollout_length: int | None = None
     """steps of a rollout; by default 50, in full mode 400"""
     num_envs: int = 8
@@ -78,8 +79,11 @@ class Teams:
     def __init__(self, options: Pipelines, sharing: str):
         self.options, self.sharing = options, sharing
         self.agents = options.agents or (QUICK if options.mode == "quick" else FULL)
-        # The smallest team's are used again and again.
-        self._smallest = functools.cache(lambda: self._make(min(self.agents)))
+
+    @functools.cached_property
+    def _smallest(self) -> dict[str, tuple[Any, float]]:
+        """Used again and again, and made when a row is first measured: all may come from earlier runs."""
+        return self._make(min(self.agents))
 
     def _make(self, num_agents: int) -> dict[str, tuple[Any, float]]:
         sizes = sizes_of(self.options, num_agents)
@@ -87,8 +91,7 @@ class Teams:
 
     def measure(self, num_agents: int) -> dict[str, Any]:
         """One row: milliseconds of each algorithm's update per agent, its growth, and ratios to MAPPO's."""
-        least = min(self.agents)
-        small = self._smallest()
+        least, small = min(self.agents), self._smallest
         made = small if num_agents == least else self._make(num_agents)
         programs = {(name, least): update for name, (update, _) in small.items()}
         programs |= {(name, num_agents): update for name, (update, _) in made.items()}
@@ -176,7 +179,7 @@ def main(options: Pipelines) -> None:
         f"{sizes.epochs} epochs per stage; growth: time per agent as a multiple of the smallest team's"
     )
     earlier, rows = read(options.earlier), []
-    for sharing in options.sharings:
+    for sharing in options.sharings or SHARINGS[options.mode]:
         teams, mine = Teams(options, sharing), []
         for num_agents in teams.agents:
             row = earlier.get((sharing, num_agents)) or teams.measure(num_agents)

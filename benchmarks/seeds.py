@@ -50,7 +50,7 @@ def judge(times: dict[int, Timing]) -> str:
     """Whether the goal of this kind of device was met."""
     if jax.default_backend() == "cpu":
         ratios = {seeds: time.over(times[1], each=seeds) for seeds, time in times.items()}
-        worst = max(ratios, key=lambda seeds: ratios[seeds].median)
+        worst = max(sorted(ratios)[1:] or ratios, key=lambda seeds: ratios[seeds].median)
         met = "met" if ratios[worst].median <= CPU_GOAL else "missed"
         return (
             f"at most {ratios[worst]} times as long as one after another (S = {worst}), "

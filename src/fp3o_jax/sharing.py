@@ -40,6 +40,11 @@ class Sharing:
         return len(self.trunk)
 
     @property
+    def num_groups(self) -> int:
+        """Sets of weights: groups of trunks or of heads, whichever are more."""
+        return max(self.trunk + self.head) + 1
+
+    @property
     def critic(self) -> Sharing:
         """Sharing of the critics, whose heads are shared as their trunks are."""
         return Sharing(self.trunk, self.trunk)

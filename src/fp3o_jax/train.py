@@ -232,9 +232,9 @@ class Trainer:
 
     @property
     def _block_size(self) -> int | None:
-        chosen, sharing = self.config.block_size, self.networks.sharing
-        groups = max(sharing.trunk + sharing.head) + 1
-        return xla.block_size(self.config.hidden_size, groups) if chosen is None else chosen
+        if self.config.block_size is not None:
+            return self.config.block_size
+        return xla.block_size(self.config.hidden_size, self.networks.sharing.num_groups)
 
 
 def make_train(config: Config | Mapping[str, Any], env: Any = None) -> Trainer:
