@@ -109,7 +109,7 @@ def random_update(
         num_minibatches=1,
         condition=CONDITIONS["joint"],
         # As a training run has it.
-        block_size=xla.block_size(sizes.hidden_size, networks.sharing.num_groups),
+        block_size=xla.block_size(sizes.hidden_size),
     )
     rates = {"actor_lr": LEARNING_RATE, "critic_lr": LEARNING_RATE}
     hyperparams = jax.tree.map(jnp.float32, Config(**rates).hyperparams)

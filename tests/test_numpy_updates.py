@@ -28,6 +28,9 @@ class Linear:
     def __init__(self, sharing):
         self.sharing = sharing
 
+    def apart(self, agents):
+        return Linear(make_sharing("none", None, len(agents)))
+
     def policy(self, params, obs, action_mask, hidden, starts, agents=None):
         return Categorical(self._apply(params, self.sharing, agents, obs)), None
 

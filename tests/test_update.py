@@ -7,8 +7,9 @@ import pytest
 
 import update_helpers as helpers
 from fp3o_jax import optimizer
+from fp3o_jax import update as update_module
 from fp3o_jax.schedules import CONDITIONS, SELECTIONS, make_algorithm
-from fp3o_jax.sequences import as_sequences
+from fp3o_jax.sequences import as_sequences, make_blocks
 from fp3o_jax.update import make_update, policy_change
 from update_helpers import COUNT, HP, LENGTH, assert_same, differs, make_batch, networks
 
@@ -219,20 +220,56 @@ def test_policy_change_is_the_kl():
     np.testing.assert_allclose(ours["joint_kl"], (kl * alive).sum(0)[someone].mean(), rtol=1e-4)
 
 
-@pytest.mark.parametrize("minibatches", [1, 2])
-def test_blocks_add_up_to_the_same_update(minibatches):
-    """24 sequences of 3 agents: in one gradient, in 4 blocks, and in blocks of one sequence."""
+@pytest.mark.parametrize(
+    ("algorithm", "sharing", "minibatches"),
+    [
+        ("fp3o", "partial", 2),
+        ("fp3o", "none", 1),
+        ("happo", "none", 2),
+        ("happo", "by_type", 1),
+        ("coppo", "full", 1),
+    ],
+)
+def test_blocks_and_agents_apart_give_the_same_update(monkeypatch, algorithm, sharing, minibatches):
+    """24 sequences of 3 agents of different sizes: in one gradient of the whole team, and in blocks of 12
+    sequences of one agent (of 6 of all, where a minibatch has no more) or of a single one."""
     with jax.enable_x64(True):
-        nets, member = networks("partial"), make_algorithm("fp3o")
-        params, opt_state = start("partial")
+        nets = networks(sharing, obs=(4, 3, 2), actions=(3, 3, 2))
+        member = make_algorithm(algorithm)
+        params, opt_state = helpers.start(nets)
         batch = make_batch(params, nets)
+        batch = batch.replace(action=batch.action.at[2].set(batch.action[2] % 2))
         schedule = member.schedule(jax.random.key(0), 3)
-        settings = {"epochs": 1, "num_minibatches": minibatches, "condition": CONDITIONS["joint"]}
-        results = [
-            jax.jit(make_update(nets, member, block_size=size, **settings))(
-                params, opt_state, batch, schedule, jax.random.key(0), HP
-            )
-            for size in (None, 18, 1)
-        ]
-        for other in results[1:]:
-            assert_same(results[0], other, atol=1e-9)
+
+        def result(size):
+            settings = {"epochs": 1, "num_minibatches": minibatches, "condition": CONDITIONS["joint"]}
+            update = make_update(nets, member, block_size=size, **settings)
+            return jax.jit(update)(params, opt_state, batch, schedule, jax.random.key(0), HP)
+
+        results = [result(size) for size in (18, 1)]
+        monkeypatch.setattr(update_module, "make_optimise_apart", lambda networks, make, size: make(networks))
+        together = result(None)
+        assert differs(together[0], params)
+        for other in results:
+            assert_same(together, other, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("shape", "target", "blocks"),
+    [
+        ((128, 1, 3200), 2048, (128, 1, 2, 1600)),
+        ((3, 10, 12), 1000, (1, 3, 1, 12)),
+        ((6, 1, 100), 150, (3, 2, 2, 50)),
+        ((1, 5, 7), 6, (1, 1, 7, 1)),
+        ((4, 1, 9), None, (1, 4, 1, 9)),
+    ],
+)
+def test_blocks_hold_few_rows_and_many_sequences(shape, target, blocks):
+    ours = make_blocks(shape, target)
+    assert ours == blocks
+    x = jnp.arange(np.prod(shape)).reshape(shape)
+    cut = [ours.cut(i, x, 2) for i in range(ours.count)]
+    np.testing.assert_array_equal(ours.joined(jnp.stack(cut)), x)
+    order = np.random.default_rng(0).permutation(shape[2])
+    cut = [ours.cut(i, x, 2, jnp.asarray(order)) for i in range(ours.count)]
+    np.testing.assert_array_equal(ours.joined(jnp.stack(cut)), x[:, :, order])

@@ -6,6 +6,7 @@ networks L is only another batch axis. :class:`ActorCritic` runs them for all ag
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -428,6 +429,20 @@ class ActorCritic:
             },
         }
 
+    def apart(self, agents: Array) -> ActorCritic:
+        """The networks of ``agents`` [P], of which no two share weights, as of a team of P that shares none.
+
+        Their parameters are what :func:`fp3o_jax.sharing.weights_of` takes from those of all.
+        """
+        team = copy.copy(self)
+        each = tuple(range(agents.shape[0]))
+        team.sharing, team.num_agents, team.num_critics = Sharing(each, each), len(each), len(each)
+        team._ids, team._critic_ids = take((self._ids, self._critic_ids), agents)
+        team._obs_mask, team._critic_mask, team._action_mask = (
+            _rows(mask, agents) for mask in (self._obs_mask, self._critic_mask, self._action_mask)
+        )
+        return team
+
     def standardize_obs(self, obs: Array, agents: Array | None = None) -> Array:
         """Observations [P, ..., O] as :meth:`policy` takes them. Free of weights, so once is enough."""
         return self._standardize(obs, self._obs_mask, agents)
@@ -437,7 +452,7 @@ class ActorCritic:
         return self._standardize(inputs, self._critic_mask, agents)
 
     def _standardize(self, x: Array, masks: np.ndarray, agents: Array | None) -> Array:
-        masks = masks[:1] if x.shape[0] == 1 and agents is None else take(masks, agents)
+        masks = _rows(masks, agents)
         return standardize(x, masks.reshape((-1, *[1] * (x.ndim - 2), x.shape[-1])))
 
     def initial_hidden(self, num_envs: int) -> Array:
@@ -475,7 +490,8 @@ class ActorCritic:
         Returns:
             The distribution, leading axes [P, L, N], and the states [P, L, N, H] after each step.
         """
-        available = take(self._action_mask, agents)[:, None, None, :] > 0
+        masks = _rows(self._action_mask, agents)
+        available = jnp.broadcast_to(masks[:, None, None, :] > 0, (hidden.shape[0], 1, 1, masks.shape[-1]))
         if action_mask is not None:
             available = available & action_mask
         return self._apply(
@@ -545,7 +561,7 @@ class ActorCritic:
             return head.apply({"params": head_params}, features, *inputs[5:]), states
 
         rows, one_view = hidden.shape[0], x.shape[0] == 1
-        mask = mask[:1] if (mask == mask[0]).all() else take(mask, agents)
+        mask = _rows(mask, agents)
         ids = take(ids, agents)[:rows]
         if self._trunk.recurrent and len(set(sharing.trunk + sharing.head)) == 1 and x.shape[0] == rows:
             merged = jax.tree.map(lambda leaf: leaf[0], (params["trunk"], params["head"]))
@@ -609,5 +625,11 @@ def _merged(
 
 
 def _prefix_masks(sizes: tuple[int, ...]) -> np.ndarray:
-    """[n, max size] float, 1 for the leading features that exist."""
-    return (np.arange(max(sizes)) < np.array(sizes)[:, None]).astype(np.float32)
+    """[n, max size] float, 1 for the leading features that exist; a single row where all have as many."""
+    rows = sizes[:1] if len(set(sizes)) == 1 else sizes
+    return (np.arange(max(sizes)) < np.array(rows)[:, None]).astype(np.float32)
+
+
+def _rows(masks: Array | np.ndarray, agents: Array | None) -> Array | np.ndarray:
+    """The masks of ``agents`` [P], or the one that is all agents'."""
+    return masks if len(masks) == 1 else take(masks, agents)

@@ -60,7 +60,7 @@ def step(
         transform: gradient -> direction.
 
     Returns:
-        New parameters, new statistics, and the mean over active components of the norm before clipping.
+        New parameters, new statistics, and the sum over active components of the norms before clipping.
     """
     num_components = max(sharing.component) + 1
     square, running = jnp.zeros(num_components), jnp.zeros(num_components)
@@ -85,4 +85,4 @@ def step(
             lambda p, d, r=rate, keep=keep: keep(p + _per_group(r, d) * d, p), params[part], direction
         )
         new_state[part] = jax.tree.map(keep, moved, state[part])
-    return new_params, new_state, (norm * running).sum() / jnp.maximum(running.sum(), 1.0)
+    return new_params, new_state, (norm * running).sum()

@@ -17,7 +17,7 @@ from fp3o_jax.envs.base import (
     select_observation,
 )
 from fp3o_jax.networks import ActorCritic
-from fp3o_jax.sequences import as_sequences, as_steps, joined, num_blocks
+from fp3o_jax.sequences import Blocks, as_sequences, as_steps, make_blocks
 
 
 @struct.dataclass
@@ -289,28 +289,29 @@ def evaluate_states(
     _, length, count, _ = trajectory.critic_inputs.shape
     starts = as_sequences(trajectory.starts[None], length)[0]
     if networks.state_size:
-        size, first = num_envs, hidden
+        blocks, first = Blocks(1, len(hidden), count // num_envs, num_envs), hidden
     else:
-        size = count // num_blocks(count, count * networks.num_critics, block_size)
-        first = networks.initial_critic_hidden(size)
+        blocks = make_blocks((len(hidden), length, count), block_size)
+        first = networks.initial_critic_hidden(blocks.sequences)[: blocks.rows]
     at_cut = None if cut_step is None else jnp.zeros((hidden.shape[0], *cut_step.shape, hidden.shape[2]))
 
     def evaluate(carry: tuple[Array, Array | None], i: Array):
         before, at_cut = carry
         values, states = networks.value(
             critic_params,
-            jax.lax.dynamic_slice_in_dim(trajectory.critic_inputs, i * size, size, 2),
+            blocks.cut(i, trajectory.critic_inputs, 2),
             before,
-            jax.lax.dynamic_slice_in_dim(starts, i * size, size, 1),
+            blocks.of_sequences(i, starts, 1),
+            blocks.indices(i, None),
         )
         if at_cut is not None and networks.state_size:
             there = states[:, cut_step % length, jnp.arange(num_envs)]
             at_cut = jnp.where((cut_step // length == i)[..., None], there, at_cut)
         return (states[:, -1], at_cut), (values, before)
 
-    (last, at_cut), (values, before) = jax.lax.scan(evaluate, (first, at_cut), jnp.arange(count // size))
-    values = as_steps(joined(values), num_envs)
-    before = before.swapaxes(0, 1).reshape((hidden.shape[0], count, -1))
+    (last, at_cut), (values, before) = jax.lax.scan(evaluate, (first, at_cut), jnp.arange(blocks.count))
+    values = as_steps(blocks.joined(values), num_envs)
+    before = before.swapaxes(0, 1).reshape((hidden.shape[0], count, networks.state_size))
     last = last if networks.state_size else hidden
 
     ends, end_hidden, end_starts = trajectory.last_inputs, last, trajectory.last_starts

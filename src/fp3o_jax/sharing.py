@@ -40,11 +40,6 @@ class Sharing:
         return len(self.trunk)
 
     @property
-    def num_groups(self) -> int:
-        """Sets of weights: groups of trunks or of heads, whichever are more."""
-        return max(self.trunk + self.head) + 1
-
-    @property
     def critic(self) -> Sharing:
         """Sharing of the critics, whose heads are shared as their trunks are."""
         return Sharing(self.trunk, self.trunk)
@@ -54,6 +49,11 @@ class Sharing:
         """Whether a component's loss is one mean over all its samples (everything is shared), rather than
         the mean over agents of each agent's mean (its policy heads differ)."""
         return self.trunk == self.head
+
+    @property
+    def apart(self) -> bool:
+        """Whether no two agents share anything."""
+        return max(self.component) + 1 == self.num_agents
 
     @property
     def component(self) -> tuple[int, ...]:
@@ -132,6 +132,37 @@ def _number(labels: Sequence[Hashable]) -> tuple[int, ...]:
 def take(x: Any, agents: Array | None) -> Any:
     """Rows of ``agents`` [P] from every leaf [n, ...] of ``x``; all of them if ``agents`` is None."""
     return x if agents is None else jax.tree.map(lambda leaf: jnp.asarray(leaf)[agents], x)
+
+
+def weights_of(params: Any, sharing: Sharing, agents: Array) -> Any:
+    """What each of ``agents`` [P] uses: leaves [G, ...] -> [P, ...].
+
+    Args:
+        params: ``{"actor", "critic"}`` of ``{"trunk", "head"}``, or what is laid out like that.
+        sharing: who uses which group.
+        agents: [P] int.
+    """
+    return _by_part(sharing, agents, lambda groups, tree: take(tree, groups), params)
+
+
+def with_weights(params: Any, sharing: Sharing, agents: Array, weights: Any) -> Any:
+    """``params`` with other ``weights`` [P, ...] of ``agents`` [P], of which no two share any."""
+
+    def put(groups: Array, tree: Any, new: Any) -> Any:
+        return jax.tree.map(lambda leaf, x: leaf.at[groups].set(x), tree, new)
+
+    return _by_part(sharing, agents, put, params, weights)
+
+
+def _by_part(sharing: Sharing, agents: Array, fn: Callable[..., Any], *trees: Any) -> Any:
+    """``fn(groups [P] of the agents, subtrees)`` of each part of ``{"actor", "critic"}``."""
+    return {
+        name: {
+            part: fn(take(np.array(getattr(tied, part)), agents), *(tree[name][part] for tree in trees))
+            for part in trees[0][name]
+        }
+        for name, tied in (("actor", sharing), ("critic", sharing.critic))
+    }
 
 
 def apply_grouped(

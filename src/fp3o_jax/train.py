@@ -234,7 +234,7 @@ class Trainer:
     def _block_size(self) -> int | None:
         if self.config.block_size is not None:
             return self.config.block_size
-        return xla.block_size(self.config.hidden_size, self.networks.sharing.num_groups)
+        return xla.block_size(self.config.hidden_size)
 
 
 def make_train(config: Config | Mapping[str, Any], env: Any = None) -> Trainer:

@@ -7,6 +7,7 @@ The whole family runs through the same ``stage`` below; what differs is the sche
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import chex
@@ -19,14 +20,15 @@ from jax import Array
 from fp3o_jax import losses, optimizer
 from fp3o_jax.advantages import TDErrors, normalize_advantages
 from fp3o_jax.config import Hyperparams
-from fp3o_jax.networks import ActorCritic
+from fp3o_jax.networks import ActorCritic, Distribution
 from fp3o_jax.schedules import Algorithm, Schedule
-from fp3o_jax.sequences import as_sequences, as_steps, joined, num_blocks, sum_over
-from fp3o_jax.sharing import active_groups, sample_shares, take
+from fp3o_jax.sequences import as_sequences, as_steps, make_blocks, sum_over
+from fp3o_jax.sharing import Sharing, active_groups, sample_shares, take, weights_of, with_weights
 
 Metrics = dict[str, Array]
-#: Means over the samples that a gradient is taken of.
-LOSS_METRICS = ("policy_loss", "value_loss", "entropy", "clip_fraction")
+#: Means over the samples that a gradient is taken of, from the actors and from the critics.
+ACTOR_METRICS = ("policy_loss", "entropy", "clip_fraction")
+CRITIC_METRICS = ("value_loss",)
 
 
 @struct.dataclass
@@ -48,6 +50,7 @@ class Batch:
         critic_hidden: [c, N, H].
         errors: [n, T, B] what the advantages were summed up from, for algorithms that do so anew in each
             stage; else None.
+        log_weight: [n, L, N] log W, of what a stage multiplies the advantages by; None outside of stages.
     """
 
     obs: Array
@@ -63,39 +66,42 @@ class Batch:
     actor_hidden: Array
     critic_hidden: Array
     errors: TDErrors | None = None
+    log_weight: Array | None = None
 
     def of_agents(self, agents: Array | None) -> Batch:
         """The rows of ``agents`` [P]; all if None."""
-        if agents is None:
-            return self
+        return self if agents is None else self.of_rows(lambda x: x[agents])
+
+    def of_rows(self, pick: Callable[[Array], Array]) -> Batch:
+        """``pick(array)`` of every array that has a row for each agent; without ``errors``."""
         rows = self.replace(starts=None, errors=None)
         # A single row is all agents'.
-        rows = jax.tree.map(lambda x: x if x.shape[0] == 1 else x[agents], rows)
+        rows = jax.tree.map(lambda x: x if x.shape[0] == 1 else pick(x), rows)
         return rows.replace(starts=self.starts)
 
-    def of_sequences(self, pick: Callable[[Array, int], Array]) -> Batch:
-        """``pick(array, its axis of sequences)`` of every array; without ``errors``."""
+    def of_block(self, cut: Callable[[Array, int], Array]) -> Batch:
+        """``cut(array with rows on axis 0, its axis of sequences)`` of every array; without ``errors``."""
         axes = Batch(
             **dict.fromkeys(("obs", "critic_inputs", "alive", "action", "log_prob"), 2),
             **dict.fromkeys(("advantage", "value", "target"), 2),
             action_mask=None if self.action_mask is None else 2,
-            **dict.fromkeys(("starts", "actor_hidden", "critic_hidden"), 1),
-            errors=None,
+            log_weight=None if self.log_weight is None else 2,
+            **dict.fromkeys(("actor_hidden", "critic_hidden"), 1),
+            starts=None,
         )
-        return jax.tree.map(pick, self.replace(errors=None), axes)
+        part = jax.tree.map(cut, self.replace(starts=None, errors=None), axes)
+        return part.replace(starts=cut(self.starts[None], 2)[0])
 
 
 class Shares(NamedTuple):
-    """What a sample [P, L, N] contributes to sums over a minibatch.
+    """What a sample contributes to sums over a minibatch.
 
     Attributes:
-        actor: to the actors' loss.
-        critic: to the critics' loss.
-        mean: to a mean over all samples that count.
+        loss: [P, L, M] to the loss; P = 1 for values that all agents share.
+        mean: [P, L, M] to a mean over all samples that count.
     """
 
-    actor: Array
-    critic: Array
+    loss: Array
     mean: Array
 
 
@@ -115,11 +121,237 @@ class Stage(NamedTuple):
     clip: Array
 
 
+class Minibatch(NamedTuple):
+    """Part of the samples of a stage.
+
+    Attributes:
+        index: [M] its sequences, or None for all of them.
+        counted: how many of its samples count, of all rows.
+    """
+
+    index: Array | None
+    counted: Array
+
+
 def joint(weights: Array, log_ratio: Array) -> Array:
     """log W: the sum of the log-ratios [n, L, N] of each row's ``weights`` [P, n] -> [P, L, N]."""
     return jnp.einsum(
         "pn,nls->pls", weights.astype(log_ratio.dtype), log_ratio, precision=jax.lax.Precision.HIGHEST
     )
+
+
+def log_ratios(
+    networks: ActorCritic, params: Any, batch: Batch, agents: Array | None, block_size: int | None
+) -> Array:
+    """Of the policies to the behaviour policies, [P, L, N]; block by block."""
+    blocks = make_blocks(batch.log_prob.shape, block_size)
+
+    def block(i: Array) -> Array:
+        part = batch.of_block(partial(blocks.cut, i))
+        return _log_prob(networks, params["actor"], part, blocks.indices(i, agents))[0] - part.log_prob
+
+    return blocks.joined(jax.lax.map(block, jnp.arange(blocks.count)))
+
+
+def _log_prob(
+    networks: ActorCritic, params: Any, batch: Batch, agents: Array | None
+) -> tuple[Array, Distribution]:
+    """Of the actions [P, L, N], and the distributions that they are taken from."""
+    distribution, _ = networks.policy(
+        params, batch.obs, batch.action_mask, batch.actor_hidden, batch.starts, agents
+    )
+    return distribution.log_prob(batch.action), distribution
+
+
+def make_optimise(
+    networks: ActorCritic,
+    algorithm: Algorithm,
+    *,
+    head_lr_scale: float | None,
+    transform: optax.GradientTransformation,
+    block_size: int | None,
+) -> Callable[..., tuple[Any, Any, Array, Metrics]]:
+    """The function that runs all gradient steps of a stage. Its arguments are those of :func:`make_update`.
+
+    Returns:
+        ``optimise(params, opt_state, rows, minibatches, stage, hyperparams, lr_fraction) ->
+        (params, opt_state, log_ratio, metrics)``. ``log_ratio`` [P, L, N] is that of the policies after the
+        stage to the behaviour policies; ``metrics`` hold, for each minibatch, what the rows add to
+        `ACTOR_METRICS`, `CRITIC_METRICS` and the sum of the components' gradient norms.
+    """
+
+    def policy_loss(
+        params: Any, part: Batch, shares: Shares, stage: Stage, hp: Hyperparams
+    ) -> tuple[Array, Array]:
+        """What these samples add to the loss of all pipelines of a stage, and to `ACTOR_METRICS`.
+
+        Each row's parameters meet its own samples alone.
+        """
+        log_probs, distribution = _log_prob(networks, params, part, stage.agents)
+        log_ratio, log_weight = log_probs - part.log_prob, part.log_weight
+        if algorithm.live:
+            log_weight = joint(stage.weights, jax.lax.stop_gradient(log_ratio))
+        clip_eps = hp.clip_eps * stage.clip[:, None, None]
+        surrogate = algorithm.surrogate(log_ratio, log_weight, part.advantage, clip_eps, hp.weight_clip_eps)
+        entropy = distribution.entropy()
+        clipped = jnp.abs(jnp.exp(log_ratio) - 1.0) > clip_eps
+        loss = -((surrogate + hp.entropy_coef * entropy) * shares.loss).sum()
+        return loss, jnp.stack([(x * shares.mean).sum() for x in (-surrogate, entropy, clipped)])
+
+    def value_loss(
+        params: Any, part: Batch, shares: Shares, stage: Stage, hp: Hyperparams
+    ) -> tuple[Array, Array]:
+        """The same of the critics' loss, and of `CRITIC_METRICS`."""
+        value, _ = networks.value(params, part.critic_inputs, part.critic_hidden, part.starts, stage.agents)
+        error = losses.clipped_value_loss(value, part.value, part.target, hp.clip_eps, hp.huber_delta)
+        return hp.value_coef * (error * shares.loss).sum(), (error * shares.mean).sum()[None]
+
+    def gradient(
+        params: Any, rows: Batch, minibatch: Minibatch, stage: Stage, hp: Hyperparams
+    ) -> tuple[Any, Metrics]:
+        """Of the objectives over a minibatch; block by block."""
+        agents, kept, index, sharing = stage.agents, stage.kept, minibatch.index, networks.sharing
+        alive = rows.alive if index is None else jnp.take(rows.alive, index, axis=2)
+        mean = alive * kept[:, None, None] / jnp.maximum(minibatch.counted, 1.0)
+
+        def shares_of(tied: Sharing) -> Shares:
+            return Shares(sample_shares(alive, kept, tied.component, sharing.pooled, agents), mean)
+
+        def total(
+            objective: Callable[..., tuple[Array, Array]],
+            params: Any,
+            shares: Shares,
+            names: tuple[str, ...],
+            whole: bool = False,
+        ) -> tuple[Any, Metrics]:
+            blocks = make_blocks(shares.loss.shape, block_size, whole)
+
+            def block(i: Array | int) -> tuple[Any, Array]:
+                part = rows.of_block(partial(blocks.cut, i, index=index))
+                mine = jax.tree.map(lambda x: blocks.cut(i, x, 2), shares)
+                own = jax.tree.map(partial(blocks.of_rows, i), stage._replace(agents=None))
+                own = own._replace(agents=blocks.indices(i, agents))
+                return jax.grad(objective, has_aux=True)(params, part, mine, own, hp)
+
+            zeros = jax.tree.map(jnp.zeros_like, params), jnp.zeros(len(names), alive.dtype)
+            grads, metrics = sum_over(block, blocks.count, zeros)
+            return grads, dict(zip(names, metrics, strict=True))
+
+        of_values = shares_of(sharing.critic)
+        if rows.value.shape[0] == 1:
+            # One value for all agents is computed once, and answers for all of them.
+            of_values = jax.tree.map(lambda x: x.sum(0, keepdims=True), of_values)
+        # Agents whose weights are the others' ratios of the moment stay together.
+        actor, actor_metrics = total(
+            policy_loss, params["actor"], shares_of(sharing), ACTOR_METRICS, whole=algorithm.live
+        )
+        critic, critic_metrics = total(value_loss, params["critic"], of_values, CRITIC_METRICS)
+        return {"actor": actor, "critic": critic}, actor_metrics | critic_metrics
+
+    def descend(
+        params: Any,
+        opt_state: Any,
+        grads: Any,
+        stage: Stage,
+        hp: Hyperparams,
+        lr_fraction: Array | float,
+    ) -> tuple[Any, Any, Metrics]:
+        """One gradient step of every group of parameters that a running pipeline owns."""
+        agents, kept, sharing = stage.agents, stage.kept, networks.sharing
+        head_scale = sharing.head_lr_scale(kept.shape[0]) if head_lr_scale is None else head_lr_scale
+        parts = {
+            "actor": (sharing, hp.actor_lr, head_scale),
+            "critic": (sharing.critic, hp.critic_lr, 1.0),
+        }
+        params, opt_state, norms = dict(params), dict(opt_state), {}
+        for name, (tied, rate, scale) in parts.items():
+            params[name], opt_state[name], norms[f"{name}_grad_norm"] = optimizer.step(
+                grads[name],
+                opt_state[name],
+                params[name],
+                sharing=tied,
+                learning_rate=rate * lr_fraction,
+                head_scale=scale,
+                max_grad_norm=hp.max_grad_norm,
+                active={p: active_groups(getattr(tied, p), kept, agents) for p in optimizer.PARTS},
+                transform=transform,
+            )
+        return params, opt_state, norms
+
+    def optimise(
+        params: Any,
+        opt_state: Any,
+        rows: Batch,
+        minibatches: Minibatch,
+        stage: Stage,
+        hp: Hyperparams,
+        lr_fraction: Array | float,
+    ) -> tuple[Any, Any, Array, Metrics]:
+        def one(carry: tuple[Any, Any], minibatch: Minibatch):
+            params, opt_state = carry
+            grads, metrics = gradient(params, rows, minibatch, stage, hp)
+            params, opt_state, norms = descend(params, opt_state, grads, stage, hp, lr_fraction)
+            return (params, opt_state), metrics | norms
+
+        (params, opt_state), metrics = jax.lax.scan(one, (params, opt_state), minibatches)
+        return params, opt_state, log_ratios(networks, params, rows, stage.agents, block_size), metrics
+
+    return optimise
+
+
+def make_optimise_apart(
+    networks: ActorCritic, make: Callable[[ActorCritic], Callable[..., Any]], block_size: int | None
+) -> Callable[..., tuple[Any, Any, Array, Metrics]]:
+    """As :func:`make_optimise`, for stages in which no two rows use the same weights.
+
+    Nothing that such a row does concerns another one. So a few of them at a time go through the whole stage,
+    as many as fill a block: samples and weights stay in the cache, and those of other agents are not touched.
+
+    Args:
+        networks: of all agents.
+        make: networks of some agents -> their ``optimise``.
+        block_size: samples of all rows that are taken at a time; None for all at once.
+    """
+
+    def optimise(
+        params: Any,
+        opt_state: Any,
+        rows: Batch,
+        minibatches: Minibatch,
+        stage: Stage,
+        hp: Hyperparams,
+        lr_fraction: Array | float,
+    ) -> tuple[Any, Any, Array, Metrics]:
+        num_rows, length, sequences = rows.alive.shape
+        if minibatches.index is not None:
+            sequences = minibatches.index.shape[1]
+        blocks = make_blocks((num_rows, length, sequences), block_size)
+        agents = jnp.arange(num_rows) if stage.agents is None else stage.agents
+        sharing = networks.sharing
+
+        def part(i: Array) -> tuple[Any, Any, Array, Metrics]:
+            own = partial(blocks.of_rows, i * blocks.pieces)
+            these = own(agents)
+            return make(networks.apart(these))(
+                weights_of(params, sharing, these),
+                weights_of(opt_state, sharing, these),
+                rows.of_rows(own),
+                minibatches,
+                jax.tree.map(own, stage._replace(agents=None)),
+                hp,
+                lr_fraction,
+            )
+
+        results = jax.lax.map(part, jnp.arange(blocks.parts))
+        weights, moments, log_ratio = jax.tree.map(lambda x: x.reshape((num_rows, *x.shape[2:])), results[:3])
+        return (
+            with_weights(params, sharing, agents, weights),
+            with_weights(opt_state, sharing, agents, moments),
+            log_ratio,
+            jax.tree.map(lambda x: x.sum(0), results[3]),
+        )
+
+    return optimise
 
 
 def make_update(
@@ -151,113 +383,14 @@ def make_update(
         (params, opt_state, metrics)``.
     """
     sharing = networks.sharing
-
-    def log_prob(params: Any, batch: Batch, agents: Array | None) -> tuple[Array, Any]:
-        distribution, _ = networks.policy(
-            params, batch.obs, batch.action_mask, batch.actor_hidden, batch.starts, agents
-        )
-        return distribution.log_prob(batch.action), distribution
-
-    def blocks(samples: Array) -> tuple[int, int]:
-        """How many blocks [P, L, N] samples make, and the sequences in each."""
-        count = num_blocks(samples.shape[2], samples.size, block_size)
-        return count, samples.shape[2] // count
-
-    def log_ratios(params: Any, batch: Batch, agents: Array | None) -> Array:
-        """Of the policies to the behaviour policies, [P, L, N]; block by block."""
-        count, size = blocks(batch.log_prob)
-
-        def block(i: Array) -> Array:
-            part = batch.of_sequences(lambda x, axis: jax.lax.dynamic_slice_in_dim(x, i * size, size, axis))
-            return log_prob(params["actor"], part, agents)[0] - part.log_prob
-
-        return joined(jax.lax.map(block, jnp.arange(count)))
-
-    def objective(
-        params: Any, batch: Batch, log_weight: Array, shares: Shares, stage: Stage, hp: Hyperparams
-    ) -> tuple[Array, Array]:
-        """What these samples add to the loss of all pipelines of a stage, and to `LOSS_METRICS`.
-
-        Each row's parameters meet its own samples alone.
-        """
-        agents = stage.agents
-        log_probs, distribution = log_prob(params["actor"], batch, agents)
-        log_ratio = log_probs - batch.log_prob
-        if algorithm.live:
-            log_weight = joint(stage.weights, jax.lax.stop_gradient(log_ratio))
-        clip_eps = hp.clip_eps * stage.clip[:, None, None]
-        surrogate = algorithm.surrogate(log_ratio, log_weight, batch.advantage, clip_eps, hp.weight_clip_eps)
-        entropy = distribution.entropy()
-        value, _ = networks.value(
-            params["critic"], batch.critic_inputs, batch.critic_hidden, batch.starts, agents
-        )
-        value_error = losses.clipped_value_loss(value, batch.value, batch.target, hp.clip_eps, hp.huber_delta)
-        policy_loss = -((surrogate + hp.entropy_coef * entropy) * shares.actor).sum()
-        value_loss = (value_error * shares.critic).sum()
-        clipped = jnp.abs(jnp.exp(log_ratio) - 1.0) > clip_eps
-        metrics = [(x * shares.mean).sum() for x in (-surrogate, value_error, entropy, clipped)]
-        return policy_loss + hp.value_coef * value_loss, jnp.stack(metrics)
-
-    def gradient(
-        params: Any, rows: Batch, log_weight: Array, index: Array | None, stage: Stage, hp: Hyperparams
-    ) -> tuple[Any, Metrics]:
-        """Of the objective over the sequences ``index``, or over all of them; block by block."""
-        agents, kept = stage.agents, stage.kept
-        alive = rows.alive if index is None else jnp.take(rows.alive, index, axis=2)
-        counted = alive * kept[:, None, None]
-        shares = Shares(
-            sample_shares(alive, kept, sharing.component, sharing.pooled, agents),
-            sample_shares(alive, kept, sharing.critic.component, sharing.pooled, agents),
-            counted / jnp.maximum(counted.sum(), 1.0),
-        )
-        count, size = blocks(alive)
-
-        def block(i: Array | int) -> tuple[Any, Array]:
-            def cut(x: Array, axis: int) -> Array:
-                return jax.lax.dynamic_slice_in_dim(x, i * size, size, axis)
-
-            def pick(x: Array, axis: int) -> Array:
-                return cut(x, axis) if index is None else jnp.take(x, cut(index, 0), axis=axis)
-
-            own = jax.tree.map(lambda x: cut(x, 2), shares)
-            part = rows.of_sequences(pick), pick(log_weight, 2), own
-            return jax.grad(objective, has_aux=True)(params, *part, stage, hp)
-
-        zeros = jax.tree.map(jnp.zeros_like, params), jnp.zeros(len(LOSS_METRICS), alive.dtype)
-        grads, metrics = sum_over(block, count, zeros)
-        return grads, dict(zip(LOSS_METRICS, metrics, strict=True))
-
-    def descend(
-        params: Any,
-        opt_state: Any,
-        grads: Any,
-        stage: Stage,
-        hp: Hyperparams,
-        lr_fraction: Array,
-    ) -> tuple[Any, Any, Metrics]:
-        """One gradient step of every group of parameters that a running pipeline owns."""
-        agents, kept = stage.agents, stage.kept
-        parts = {
-            "actor": (sharing, hp.actor_lr, head_scale(kept.shape[0])),
-            "critic": (sharing.critic, hp.critic_lr, 1.0),
-        }
-        params, opt_state, norms = dict(params), dict(opt_state), {}
-        for name, (tied, rate, scale) in parts.items():
-            params[name], opt_state[name], norms[f"{name}_grad_norm"] = optimizer.step(
-                grads[name],
-                opt_state[name],
-                params[name],
-                sharing=tied,
-                learning_rate=rate * lr_fraction,
-                head_scale=scale,
-                max_grad_norm=hp.max_grad_norm,
-                active={p: active_groups(getattr(tied, p), kept, agents) for p in optimizer.PARTS},
-                transform=transform,
-            )
-        return params, opt_state, norms
-
-    def head_scale(owned: int) -> Any:
-        return sharing.head_lr_scale(owned) if head_lr_scale is None else head_lr_scale
+    make = partial(
+        make_optimise,
+        algorithm=algorithm,
+        head_lr_scale=head_lr_scale,
+        transform=transform,
+        block_size=block_size,
+    )
+    together, apart = make(networks), make_optimise_apart(networks, make, block_size)
 
     def update(
         params: Any,
@@ -273,6 +406,7 @@ def make_update(
         chex.assert_shape(schedule.weights, (None, num_pipelines, n))
         if algorithm.live and num_pipelines != n:
             raise ValueError("live weights need stages that own every agent")
+        optimise = apart if (num_pipelines == 1 or sharing.apart) and not algorithm.live else together
 
         def run_stage(carry: tuple[Any, Any, Array], inputs: tuple[Schedule, Array]):
             params, opt_state, log_rho = carry
@@ -293,29 +427,26 @@ def make_update(
                 advantage = algorithm.correction(errors, as_steps(log_weight, num_envs))
                 advantage = as_sequences(advantage, rows.alive.shape[1])
                 rows = rows.replace(advantage=normalize_advantages(advantage, rows.alive))
-            rows = rows.replace(advantage=rows.advantage * scale[:, None, None])
+            rows = rows.replace(advantage=rows.advantage * scale[:, None, None], log_weight=log_weight)
             plain = jnp.exp(take(log_rho, agents)) * rows.alive * rows.advantage
             sums = (plain * jnp.exp(log_weight)).sum((1, 2)), plain.sum((1, 2))
             kept = jnp.where(gated, condition(*sums), True).astype(plain.dtype)
             stage = Stage(agents, kept, weights, clip)
 
-            def minibatch(carry: tuple[Any, Any], index: Array | None):
-                params, opt_state = carry
-                grads, metrics = gradient(params, rows, log_weight, index, stage, hp)
-                params, opt_state, norms = descend(params, opt_state, grads, stage, hp, lr_fraction)
-                return (params, opt_state), metrics | norms
-
-            indices = None
+            index, counted = None, (rows.alive.sum((1, 2)) @ kept)[None].repeat(epochs)
             if num_minibatches > 1:
-                indices = jax.vmap(lambda k: jax.random.permutation(k, num_sequences))(
+                orders = jax.vmap(lambda k: jax.random.permutation(k, num_sequences))(
                     jax.random.split(key, epochs)
-                ).reshape((epochs * num_minibatches, -1))
-            (params, opt_state), metrics = jax.lax.scan(
-                minibatch, (params, opt_state), indices, length=epochs * num_minibatches
-            )
-
+                )
+                index = orders.reshape((epochs * num_minibatches, -1))
+                counted = (kept @ rows.alive.sum(1))[index].sum(1)
             # The stage ends by recording the new ratios of the agents that it owned.
-            log_ratio = log_ratios(params, rows, agents)
+            params, opt_state, log_ratio, metrics = optimise(
+                params, opt_state, rows, Minibatch(index, counted), stage, hp, lr_fraction
+            )
+            for name, tied in (("actor_grad_norm", sharing), ("critic_grad_norm", sharing.critic)):
+                running = active_groups(tied.component, kept, agents).sum()
+                metrics[name] = metrics[name] / jnp.maximum(running, 1.0)
             log_rho = log_ratio if agents is None else log_rho.at[agents].set(log_ratio)
             held = kept if agents is None else jnp.ones(n, kept.dtype).at[agents].set(kept)
             return (params, opt_state, log_rho), (metrics, kept, held, jnp.stack(sums).sum(1))
@@ -325,9 +456,9 @@ def make_update(
         (params, opt_state, log_rho), (metrics, kept, held, sums) = jax.lax.scan(
             run_stage, carry, (schedule, keys)
         )
-        if num_pipelines < n:
+        if num_pipelines < n and not sharing.apart:
             # Shared parameters moved the policies of agents that were recorded earlier.
-            log_rho = log_ratios(params, batch, None)
+            log_rho = log_ratios(networks, params, batch, None, block_size)
         # A stage that was skipped has nothing to report.
         ran = jnp.broadcast_to(kept.max(1, keepdims=True), metrics["entropy"].shape)
         metrics = {name: losses.masked_mean(value, ran) for name, value in metrics.items()}

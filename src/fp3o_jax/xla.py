@@ -45,18 +45,16 @@ def guard() -> None:
         os.environ["XLA_FLAGS"] = f"{flags} --{FLAG}=false".strip()
 
 
-def block_size(width: int, groups: int = 1) -> int | None:
+def block_size(width: int) -> int | None:
     """Samples that a gradient takes at a time: on a CPU as many as fit its cache, else all (None).
 
     Args:
         width: of the networks' layers, that is floats per sample in each of their intermediate results.
-        groups: sets of weights among which samples are divided. A block goes through all of them, which takes
-            longer than its few samples for each where agents are many.
     """
     import jax
 
     # 512 KiB for each result: the fastest of 256 KiB to 8 MiB with 1 MiB of second-level cache per core.
-    return max(1, 2**17 // width, 128 * groups) if jax.default_backend() == "cpu" else None
+    return max(1, 2**17 // width) if jax.default_backend() == "cpu" else None
 
 
 def compile_for_one_run(lowered: Lowered) -> Compiled:
