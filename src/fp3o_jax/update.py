@@ -1,7 +1,8 @@
 """The second half of an iteration: the pipeline update, one ``lax.scan`` over the stages of a schedule.
 
-The whole family runs through the same ``stage`` below; what differs is the schedule
-(:mod:`fp3o_jax.schedules`).
+The whole family runs through ``run_stage`` in :func:`make_update`; what differs is the schedule
+(:mod:`fp3o_jax.schedules`). A stage's gradient steps are those of :func:`make_optimise`, whose losses are the
+method's; :func:`make_optimise_apart` runs them for a few agents at a time where no two share weights.
 """
 
 from __future__ import annotations
