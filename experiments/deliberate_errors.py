@@ -46,8 +46,8 @@ MISTAKES = {
     ),
     "the policy loss counts dead agents": Mistake(
         "update.py",
-        "sample_shares(alive, kept, sharing.component,",
-        "sample_shares(jnp.ones_like(alive), kept, sharing.component,",
+        "sample_shares(alive, kept, tied.component,",
+        "sample_shares(jnp.ones_like(alive), kept, tied.component,",
     ),
     "heads learn as slowly as trunks": Mistake(
         "sharing.py",

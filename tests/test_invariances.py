@@ -92,7 +92,7 @@ def of_envs(batch, envs):
     envs = jnp.asarray(envs)
     index = (jnp.arange(STEPS)[:, None] * ENVS + envs).ravel()
     errors = TDErrors(batch.errors.delta[:, :, envs], batch.errors.decay[:, envs])
-    return batch.of_sequences(lambda x, axis: jnp.take(x, index, axis=axis)).replace(errors=errors)
+    return batch.of_block(lambda x, axis: jnp.take(x, index, axis=axis)).replace(errors=errors)
 
 
 @pairs
