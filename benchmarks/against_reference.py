@@ -10,7 +10,8 @@ ratios, the condition, its shuffling and all gradient steps. Of ours the same, o
 already; it does not shuffle, since the whole batch is one minibatch. In neither: the rollout, GAE, and the
 normalisation of values (``--popart`` adds PopArt to the reference, whose default it is). The dependent step
 always runs, whatever the condition says. Critics see a state of each agent's own, as in the reference's
-buffers. The reference has a process of its own and takes turns with ours.
+buffers. The reference has a process of its own and takes turns with ours, and with a program of nothing but
+the update's matrix products, which says how much faster than the reference an update could be here.
 """
 
 from __future__ import annotations
@@ -19,13 +20,17 @@ import dataclasses
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 import tyro
 
 from harness import CONSOLE, Options, Peer, Ratio, Report, Timing, timed
-from random_team import Sizes, random_update
+from products import plain_products
+from random_team import Sizes, random_update, team_networks
 
 SCRIPT = Path(__file__).parent / "peers" / "reference_update.py"
 GOAL = 5.0
@@ -62,33 +67,51 @@ def measure(options: AgainstReference, sharing: str, report: Report) -> None:
     """Adds the row of one sharing."""
     rounds = options.rounds or (5 if options.mode == "quick" else 15)
     update, compile_seconds = random_update("fp3o", sharing, options.sizes, options.state_per_agent)
-    theirs, ours = [], []
+    products = products_of(sharing, options)
+    theirs, ours, bare = [], [], []
     spec = dataclasses.asdict(options.sizes) | {
         "checkout": str(options.reference.resolve()),
         "sharing": sharing,
         "popart": options.popart,
     }
     with Peer(options.reference_python, SCRIPT, spec) as reference:
-        # The first round is a warm-up of both.
+        # The first round is a warm-up.
         for _ in range(rounds + 1):
             theirs.append(np.mean([reference.run() for _ in range(options.updates)]))
             time.sleep(PAUSE)
             ours.append(np.mean([timed(update) for _ in range(options.updates)]))
             time.sleep(PAUSE)
+            bare.append(np.mean([timed(products) for _ in range(options.updates)]))
+            time.sleep(PAUSE)
         about = reference.about
-    reference_time, our_time = Timing(np.array(theirs[1:])), Timing(np.array(ours[1:]))
+    reference_time, our_time, bare_time = (Timing(np.array(x[1:])) for x in (theirs, ours, bare))
     speed_up = reference_time.over(our_time)
     report.add(
         sharing=sharing,
         reference_s=reference_time.median,
         ours_s=our_time.median,
         speed_up=speed_up,
+        products_s=bare_time.median,
+        ours_over_products=our_time.over(bare_time),
         rounds=rounds,
         compile_s=compile_seconds,
         torch=about["torch"],
         torch_threads=about["threads"],
     )
-    report.note(f"{sharing}: {speed_up} times as fast, goal of {GOAL:g} {judge(speed_up)}")
+    report.note(
+        f"{sharing}: {speed_up} times as fast, goal of {GOAL:g} {judge(speed_up)}; an update of nothing but "
+        f"its matrix products would be {reference_time.over(bare_time)} times as fast"
+    )
+
+
+def products_of(sharing: str, options: AgainstReference) -> Callable[[], Any]:
+    """The matrix products of one update, both steps, as a program of nothing else."""
+    sizes = options.sizes
+    networks = team_networks(sharing, sizes, options.state_per_agent)
+    each = sizes.rollout_length * sizes.num_envs
+    samples = {"actor": each * sizes.num_agents, "critic": each * networks.num_critics}
+    params = jax.eval_shape(networks.init, jax.random.key(0))
+    return plain_products(params, samples, 2 * sizes.epochs)[0]
 
 
 def judge(speed_up: Ratio) -> str:

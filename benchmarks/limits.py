@@ -25,8 +25,8 @@ from jax import Array
 
 from fp3o_jax import Config, Environment, make_train
 from fp3o_jax.envs.base import batch_reset, batch_step
-from fp3o_jax.train import Trainer
 from harness import Options, Repeated, Report, take_turns
+from products import plain_products
 
 QUICK = (("smax/3m", False), ("smax/3m", True))
 FULL = (
@@ -80,44 +80,6 @@ def bare_environment(env: Environment, num_envs: int, steps: int) -> Callable[[]
     return lambda: play(state, jax.random.key(1))
 
 
-def plain_products(trainer: Trainer, params: Any, repetitions: int) -> tuple[Callable[[], Any], float]:
-    """The matrix products that ``repetitions`` gradient steps cannot do without, and their FLOPs.
-
-    Each layer is multiplied forward, for its weights' gradient and, but for the first, for its input's;
-    over the samples of all agents in one product, as full sharing allows it. A critic that all agents share
-    has one sample where they have one each.
-    """
-    config = trainer.config
-    steps = config.num_envs * config.rollout_length
-    rows = {"actor": trainer.env.num_agents, "critic": trainer.networks.num_critics}
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    # Weight matrices are those leaves that have two axes behind the groups.
-    layers = [
-        ("dense_0" in jax.tree_util.keystr(path), steps * rows[path[0].key], *leaf.shape[1:])
-        for path, leaf in leaves
-        if leaf.ndim == 3
-    ]
-    first = [is_first for is_first, *_ in layers]
-    operands = [(jnp.ones((m, i)), jnp.ones((i, o)), jnp.ones((m, o))) for _, m, i, o in layers]
-
-    @jax.jit
-    def multiply(operands: list[tuple[Array, Array, Array]]) -> Array:
-        def once(carry: Array, _: None) -> tuple[Array, None]:
-            # Barriers, so that XLA takes nothing out of the loop and computes every product in full.
-            now, carry = jax.lax.optimization_barrier((operands, carry))
-            products = [
-                (x @ w, x.T @ g, None if is_first else g @ w.T)
-                for (x, w, g), is_first in zip(now, first, strict=True)
-            ]
-            products = jax.lax.optimization_barrier(products)
-            return carry + sum(leaf[0, 0] for leaf in jax.tree.leaves(products)), None
-
-        return jax.lax.scan(once, jnp.zeros(()), length=repetitions)[0]
-
-    flops = sum((2 if is_first else 3) * 2.0 * m * i * o for is_first, m, i, o in layers)
-    return lambda: multiply(operands), flops * repetitions
-
-
 def measure(limits: Limits, report: Report, env: str, recurrent: bool) -> None:
     """Adds the rows of one environment: a phase each."""
     trainer = make_train(
@@ -138,7 +100,10 @@ def measure(limits: Limits, report: Report, env: str, recurrent: bool) -> None:
     batch, *_ = jax.jit(trainer.batch)(state, trajectory)
     stages = schedule.owners.shape[0]
     share = schedule.owners.shape[1] / trainer.env.num_agents
-    products, flops = plain_products(trainer, state.params, round(stages * share * config.epochs))
+    repetitions = round(stages * share * config.epochs)
+    steps = config.num_envs * config.rollout_length
+    samples = {"actor": steps * trainer.env.num_agents, "critic": steps * trainer.networks.num_critics}
+    products, flops = plain_products(state.params, samples, repetitions)
 
     collect, make_batch, learn = map(jax.jit, (trainer.collect, trainer.batch, trainer.learn))
     programs = {

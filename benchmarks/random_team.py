@@ -43,6 +43,22 @@ class Sizes:
     """epochs of each stage, one minibatch"""
 
 
+def team_networks(sharing: str, sizes: Sizes, state_per_agent: bool = True) -> ActorCritic:
+    """Feed-forward networks of a team whose agents see and do equally much."""
+    n = sizes.num_agents
+    return ActorCritic(
+        sharing=make_sharing(sharing, None, n),
+        obs_sizes=(sizes.obs_size,) * n,
+        critic_sizes=(sizes.state_size,) * n,
+        action_sizes=(sizes.num_actions,) * n,
+        discrete=True,
+        hidden_size=sizes.hidden_size,
+        recurrent=False,
+        agent_id=False,
+        one_critic=not state_per_agent,
+    )
+
+
 def random_batch(key: Array, networks: ActorCritic, sizes: Sizes, state_per_agent: bool) -> Batch:
     """Noise for every agent, as feed-forward networks take it; 80 % of the samples are of living agents.
 
@@ -89,18 +105,7 @@ def random_update(
         A program without arguments, each call of which goes on from the last, and the seconds that its
         compilation took.
     """
-    n = sizes.num_agents
-    networks = ActorCritic(
-        sharing=make_sharing(sharing, None, n),
-        obs_sizes=(sizes.obs_size,) * n,
-        critic_sizes=(sizes.state_size,) * n,
-        action_sizes=(sizes.num_actions,) * n,
-        discrete=True,
-        hidden_size=sizes.hidden_size,
-        recurrent=False,
-        agent_id=False,
-        one_critic=not state_per_agent,
-    )
+    networks = team_networks(sharing, sizes, state_per_agent)
     chosen = make_algorithm(algorithm)
     update = make_update(
         networks,
@@ -123,7 +128,7 @@ def random_update(
     def step(state: tuple[Any, Any, Array], batch: Batch, hyperparams: Any) -> tuple[Any, Any]:
         params, opt_state, key = state
         key, key_schedule, key_update = jax.random.split(key, 3)
-        schedule = chosen.schedule(key_schedule, n)
+        schedule = chosen.schedule(key_schedule, sizes.num_agents)
         advantage = jnp.broadcast_to(batch.target - batch.value, batch.alive.shape)
         batch = batch.replace(advantage=normalize_advantages(advantage, batch.alive))
         params, opt_state, metrics = update(params, opt_state, batch, schedule, key_update, hyperparams)

@@ -11,6 +11,7 @@ import pytest
 from fp3o_jax import Config
 from harness import Options, Peer, Report, Timing, take_turns
 from memory import analyse
+from products import plain_products
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 COMMANDS = sorted(path for path in FOLDER.glob("*.py") if "tyro.cli" in path.read_text(encoding="utf-8"))
@@ -45,6 +46,15 @@ def test_report(tmp_path, capsys):
     assert content["rows"] == [{"what": "x", "speed_up": {"median": 1.5, "low": 1.5, "high": 1.5}}]
     assert content["notes"] == ["a note"] and content["machine"]["cores"] >= 1
     assert "A title" in capsys.readouterr().out
+
+
+def test_plain_products_are_counted():
+    """A layer: forward, the weights' gradient and, behind another layer, the input's; 2 m i o FLOPs each."""
+    layers = {"dense_0": {"kernel": np.ones((1, 5, 3)), "bias": np.ones((1, 3))}, "head": np.ones((4, 3, 2))}
+    multiply, flops = plain_products({"actor": layers, "critic": layers}, {"actor": 7, "critic": 11}, 2)
+    assert flops == 2 * sum(2 * 2 * m * 5 * 3 + 3 * 2 * m * 3 * 2 for m in (7, 11))
+    # The first element of every product of ones, twice: both gradients sum over what they should.
+    assert multiply() == 2 * sum((5 + m) + (3 + m + 2) for m in (7, 11))
 
 
 def test_a_peer(tmp_path):
