@@ -1,4 +1,7 @@
-"""The matrix products that learning cannot do without: what bounds it on a given machine."""
+"""The matrix products that learning cannot do without, as a yardstick of its speed on a given machine.
+
+No bound: products over blocks that fit the cache can be faster than these over all samples at once.
+"""
 
 from __future__ import annotations
 
