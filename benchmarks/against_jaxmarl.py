@@ -18,7 +18,7 @@ more layer before the GRU (theirs has it behind); their feed-forward ones have a
 with tanh. Theirs computes an agent id into the observations, ours adds it to the first layer.
 Their IPPO has one trunk for actor and critic where it is recurrent, ours two. The critic of their MAPPO sees
 the global state and an agent's id, and is computed for each agent; ours sees the state, once for all agents.
-What that is worth shows the row `mappo, a value for each agent`, which is told the id as well.
+What that is worth shows the row `mappo, a value for each agent` of the full mode; it is told the id as well.
 """
 
 from __future__ import annotations
@@ -50,19 +50,20 @@ class Case(NamedTuple):
     algorithm: str
     recurrent: bool
     told: dict[str, Any]
-    quick: bool = False
 
 
 CASES = {
-    "MAPPO-RNN 3m": Case("MAPPO/mappo_rnn_smax.py", "smax/3m", "mappo", True, {"MAP_NAME": "3m"}, quick=True),
+    "MAPPO-RNN 3m": Case("MAPPO/mappo_rnn_smax.py", "smax/3m", "mappo", True, {"MAP_NAME": "3m"}),
     "MAPPO-RNN 3s5z": Case("MAPPO/mappo_rnn_smax.py", "smax/3s5z", "mappo", True, {"MAP_NAME": "3s5z"}),
     "IPPO-RNN 3m": Case("IPPO/ippo_rnn_smax.py", "smax/3m", "ippo", True, {"MAP_NAME": "3m"}),
     "IPPO-RNN 3s5z": Case("IPPO/ippo_rnn_smax.py", "smax/3s5z", "ippo", True, {"MAP_NAME": "3s5z"}),
     "IPPO-FF halfcheetah": Case(
         "IPPO/ippo_ff_mabrax.py", "mabrax/halfcheetah_6x1", "ippo", False, {"ENV_NAME": "halfcheetah_6x1"}
     ),
-    "IPPO-FF spread": Case("IPPO/ippo_ff_mpe.py", "mpe/simple_spread", "ippo", False, {}, quick=True),
+    "IPPO-FF spread": Case("IPPO/ippo_ff_mpe.py", "mpe/simple_spread", "ippo", False, {}),
 }
+
+QUICK = ("MAPPO-RNN 3m",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +75,7 @@ class AgainstJaxMARL(Options):
     peer_python: Path = Path(sys.executable)
     """interpreter that their scripts run in"""
     cases: tuple[str, ...] = ()
-    """some of the cases; by default those of the mode"""
+    """some of the cases; by default MAPPO-RNN 3m, in full mode all"""
     num_envs: int = 64
     """environments stepped in parallel"""
     rollout_length: int = 128
@@ -117,7 +118,7 @@ def our_program(
 
 
 def measure(name: str, case: Case, options: AgainstJaxMARL, report: Report) -> None:
-    """Adds the rows of one case: theirs against the same algorithm of ours, and against FP3O."""
+    """Adds the rows of one case: theirs against the same algorithm of ours, in full mode FP3O as well."""
     steps = options.num_envs * options.rollout_length * options.updates
     told = {
         "NUM_ENVS": options.num_envs,
@@ -127,10 +128,12 @@ def measure(name: str, case: Case, options: AgainstJaxMARL, report: Report) -> N
         "NUM_MINIBATCHES": 4,
     }
     script = options.jaxmarl.resolve() / "baselines" / case.script
-    ours = {algorithm: our_program(case, algorithm, options) for algorithm in (case.algorithm, "fp3o")}
-    if case.algorithm in EACH:
-        label, settings = EACH[case.algorithm]
-        ours[label] = our_program(case, case.algorithm, options, **settings)
+    ours = {case.algorithm: our_program(case, case.algorithm, options)}
+    if options.mode == "full":
+        ours["fp3o"] = our_program(case, "fp3o", options)
+        if case.algorithm in EACH:
+            label, settings = EACH[case.algorithm]
+            ours[label] = our_program(case, case.algorithm, options, **settings)
     with Peer(options.peer_python, SCRIPT, {"script": str(script), "config": told | case.told}) as peer:
         for run in (peer.run, *(lambda run=run: timed(run) for run, _ in ours.values())):
             run()
@@ -164,7 +167,7 @@ def main(options: AgainstJaxMARL) -> int:
         )
         return 2
     report = Report("against_jaxmarl", "Env steps per second against JaxMARL's baselines", options)
-    chosen = options.cases or tuple(n for n, case in CASES.items() if case.quick or options.mode == "full")
+    chosen = options.cases or (QUICK if options.mode == "quick" else tuple(CASES))
     for name in chosen:
         measure(name, CASES[name], options, report)
     report.show()

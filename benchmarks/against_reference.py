@@ -60,12 +60,12 @@ class AgainstReference(Options):
     updates: int = 2
     """updates in each turn: they follow one another, as in a training run"""
     rounds: int | None = None
-    """turns of both; by default 5, in full mode 15"""
+    """turns of both; by default 3, in full mode 15"""
 
 
 def measure(options: AgainstReference, sharing: str, report: Report) -> None:
     """Adds the row of one sharing."""
-    rounds = options.rounds or (5 if options.mode == "quick" else 15)
+    rounds = options.rounds or (3 if options.mode == "quick" else 15)
     update, compile_seconds = random_update("fp3o", sharing, options.sizes, options.state_per_agent)
     products = products_of(sharing, options)
     theirs, ours, bare = [], [], []

@@ -1,6 +1,7 @@
 """How close an iteration is to what the machine can do, phase by phase.
 
     python benchmarks/limits.py
+    python benchmarks/limits.py --recurrent
     python benchmarks/limits.py --mode full
 
 An iteration collects a rollout, turns it into a batch (values, advantages, targets) and learns from it. Each
@@ -28,9 +29,10 @@ from fp3o_jax.envs.base import batch_reset, batch_step
 from harness import Options, Repeated, Report, take_turns
 from products import plain_products
 
-QUICK = (("smax/3m", False), ("smax/3m", True))
+QUICK = ("smax/3m",)
 FULL = (
-    *QUICK,
+    ("smax/3m", False),
+    ("smax/3m", True),
     ("smax/3s5z", False),
     ("smax/3s5z", True),
     ("mabrax/halfcheetah_6x1", False),
@@ -43,7 +45,9 @@ class Limits(Options):
     """What to measure."""
 
     envs: tuple[str, ...] = ()
-    """environments, feed-forward; by default those of the mode, with and without a GRU"""
+    """environments; by default smax/3m; in full mode each family, SMAX with and without a GRU"""
+    recurrent: bool = False
+    """a GRU in every network, in the environments named and in quick mode"""
     algorithm: str = "fp3o"
     """algorithm"""
     sharing: str = "full"
@@ -136,8 +140,8 @@ def measure(limits: Limits, report: Report, env: str, recurrent: bool) -> None:
 
 def main(limits: Limits) -> None:
     report = Report("limits", "How close to the limit", limits)
-    chosen = tuple((env, False) for env in limits.envs) or (QUICK if limits.mode == "quick" else FULL)
-    for env, recurrent in chosen:
+    named = limits.envs or (QUICK if limits.mode == "quick" else ())
+    for env, recurrent in tuple((env, limits.recurrent) for env in named) or FULL:
         measure(limits, report, env, recurrent)
     report.show()
 

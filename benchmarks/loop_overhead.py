@@ -38,14 +38,22 @@ class LoopOverhead(Options):
     num_seeds: int = 1
     """seeds side by side"""
     updates: int = 0
-    """updates of each run; by default 40, and 200 in full mode"""
+    """updates of each run; by default 20, and 200 in full mode"""
     rounds: int = 0
     """runs of each kind; by default 1, and 3 in full mode"""
 
 
 def main(options: LoopOverhead) -> None:
+    # The runs compile the same programs: once is enough.
+    with tempfile.TemporaryDirectory() as compiled:
+        jax.config.update("jax_compilation_cache_dir", compiled)
+        measure(options)
+
+
+def measure(options: LoopOverhead) -> None:
+    """Adds a row for each kind of run, and shows the table."""
     full = options.mode == "full"
-    updates, rounds = options.updates or (200 if full else 40), options.rounds or (3 if full else 1)
+    updates, rounds = options.updates or (200 if full else 20), options.rounds or (3 if full else 1)
     config = Config(env=options.env, num_envs=options.num_envs, num_seeds=options.num_seeds)
     config = config.replace(total_env_steps=updates * config.steps_per_update)
     trainer = make_train(config)

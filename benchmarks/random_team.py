@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -90,6 +92,23 @@ def random_batch(key: Array, networks: ActorCritic, sizes: Sizes, state_per_agen
     )
 
 
+@functools.lru_cache(maxsize=1)
+def random_team(
+    sharing: str, sizes: Sizes, state_per_agent: bool
+) -> tuple[ActorCritic, Callable[[Array], Any], Batch]:
+    """Networks of a team, what makes their first state, and a batch: the same for every algorithm."""
+    networks = team_networks(sharing, sizes, state_per_agent)
+
+    @jax.jit
+    def begin(key: Array) -> tuple[Any, Any, Array]:
+        key, key_init = jax.random.split(key)
+        params = networks.init(key_init)
+        return params, {part: optimizer.init(params[part]) for part in params}, key
+
+    batch = jax.jit(lambda key: random_batch(key, networks, sizes, state_per_agent))(jax.random.key(1))
+    return networks, begin, batch
+
+
 def random_update(
     algorithm: str, sharing: str, sizes: Sizes, state_per_agent: bool = True
 ) -> tuple[Repeated, float]:
@@ -105,7 +124,7 @@ def random_update(
         A program without arguments, each call of which goes on from the last, and the seconds that its
         compilation took.
     """
-    networks = team_networks(sharing, sizes, state_per_agent)
+    networks, begin, batch = random_team(sharing, sizes, state_per_agent)
     chosen = make_algorithm(algorithm)
     update = make_update(
         networks,
@@ -119,12 +138,6 @@ def random_update(
     rates = {"actor_lr": LEARNING_RATE, "critic_lr": LEARNING_RATE}
     hyperparams = jax.tree.map(jnp.float32, Config(**rates).hyperparams)
 
-    @jax.jit
-    def begin(key: Array) -> tuple[Any, Any, Array]:
-        key, key_init = jax.random.split(key)
-        params = networks.init(key_init)
-        return params, {part: optimizer.init(params[part]) for part in params}, key
-
     def step(state: tuple[Any, Any, Array], batch: Batch, hyperparams: Any) -> tuple[Any, Any]:
         params, opt_state, key = state
         key, key_schedule, key_update = jax.random.split(key, 3)
@@ -135,7 +148,6 @@ def random_update(
         return (params, opt_state, key), metrics
 
     state = begin(jax.random.key(0))
-    batch = jax.jit(lambda key: random_batch(key, networks, sizes, state_per_agent))(jax.random.key(1))
     # Batch and rates are arguments, not constants: XLA must not work anything out beforehand.
     program, seconds = compiled(step, state, batch, hyperparams, donate_argnums=0)
     return Repeated(lambda state: program(state, batch, hyperparams), state), seconds

@@ -52,8 +52,8 @@ class Startup(Options):
     """algorithm"""
     sharing: str = "full"
     """parameter sharing"""
-    rounds: int = 3
-    """cold and warm starts"""
+    rounds: int | None = None
+    """cold and warm starts; by default 2, in full mode 5"""
 
 
 def start(setting: dict[str, Any], cache: Path) -> dict[str, float]:
@@ -77,7 +77,7 @@ def measure(options: Startup, report: Report, env: str, recurrent: bool) -> None
         "sharing": options.sharing,
     }
     starts: dict[str, list[dict[str, float]]] = {kind: [] for kind in GOALS}
-    for _ in range(options.rounds):
+    for _ in range(options.rounds or (2 if options.mode == "quick" else 5)):
         with tempfile.TemporaryDirectory() as cache:
             for kind in GOALS:
                 starts[kind].append(start(setting, Path(cache)))
