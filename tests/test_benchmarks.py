@@ -82,7 +82,9 @@ def test_the_rollout_is_stored_once():
     small, large = (analyse(config.replace(num_envs=count)) for count in (128, 256))
     growth = {name: large[name] - small[name] for name in small}
     assert growth["rollout"] > 0.9 * small["rollout"]
-    assert growth["temp"] < 1.2 * growth["rollout"]
+    # Beside the record: values, advantages, targets, ratios. No room for the observations once more; how much
+    # there is depends on XLA (0.4 of them with jaxlib 0.11, 0.6 with 0.10).
+    assert growth["temp"] - growth["rollout"] < growth["obs"]
     # Three agents: their observations are three, the global state one.
     assert small["obs"] == 128 * 128 * 3 * 18 * 4
     assert small["states"] == 128 * 128 * 54 * 4
