@@ -77,7 +77,7 @@ def test_a_peer_that_fails(tmp_path):
 
 
 def test_the_rollout_is_stored_once():
-    """Blocks of learning aside, an update needs no more memory for more samples than their record takes."""
+    """What more samples add to an update's memory beside their record has no room for a copy of it."""
     config = Config(env="mpe/simple_spread", rollout_length=128, total_env_steps=2**20)
     small, large = (analyse(config.replace(num_envs=count)) for count in (128, 256))
     growth = {name: large[name] - small[name] for name in small}
