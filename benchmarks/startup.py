@@ -53,7 +53,7 @@ class Startup(Options):
     sharing: str = "full"
     """parameter sharing"""
     rounds: int | None = None
-    """cold and warm starts; by default 2, in full mode 5"""
+    """cold and warm starts; by default 2, in full mode 3"""
 
 
 def start(setting: dict[str, Any], cache: Path) -> dict[str, float]:
@@ -77,7 +77,7 @@ def measure(options: Startup, report: Report, env: str, recurrent: bool) -> None
         "sharing": options.sharing,
     }
     starts: dict[str, list[dict[str, float]]] = {kind: [] for kind in GOALS}
-    for _ in range(options.rounds or (2 if options.mode == "quick" else 5)):
+    for _ in range(options.rounds or (2 if options.mode == "quick" else 3)):
         with tempfile.TemporaryDirectory() as cache:
             for kind in GOALS:
                 starts[kind].append(start(setting, Path(cache)))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fp3o_jax import Config
+from fp3o_jax import Config, xla
 from harness import Options, Peer, Report, Timing, take_turns
 from memory import analyse
 from products import plain_products
@@ -77,14 +77,13 @@ def test_a_peer_that_fails(tmp_path):
 
 
 def test_the_rollout_is_stored_once():
-    """What more samples add to an update's memory beside their record has no room for a copy of it."""
+    """Blocks of learning aside, more samples take what their record does, and a few numbers for each."""
     config = Config(env="mpe/simple_spread", rollout_length=128, total_env_steps=2**20)
     small, large = (analyse(config.replace(num_envs=count)) for count in (128, 256))
     growth = {name: large[name] - small[name] for name in small}
     assert growth["rollout"] > 0.9 * small["rollout"]
-    # Beside the record: values, advantages, targets, ratios. No room for the observations once more; how much
-    # there is depends on XLA (0.4 of them with jaxlib 0.11, 0.6 with 0.10).
-    assert growth["temp"] - growth["rollout"] < growth["obs"]
+    # The few: values, advantages, targets, ratios. XLA of jaxlib 0.10, which the guard is for, needs more.
+    assert growth["temp"] < (1.3 if xla.needs_guard() else 1.2) * growth["rollout"]
     # Three agents: their observations are three, the global state one.
     assert small["obs"] == 128 * 128 * 3 * 18 * 4
     assert small["states"] == 128 * 128 * 54 * 4
