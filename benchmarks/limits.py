@@ -72,7 +72,8 @@ def bare_environment(env: Environment, num_envs: int, steps: int) -> Callable[[]
             action = jax.random.randint(key_action, (env.num_agents, num_envs), 0, actions)
         else:
             action = jax.random.uniform(key_action, (env.num_agents, num_envs, actions), minval=-1.0)
-        state, observation, outcome = batch_step(env, jax.random.split(key_step, num_envs), state, action)
+        keys, alive = jax.random.split(key_step, num_envs), jnp.ones((env.num_agents, num_envs), bool)
+        state, observation, outcome = batch_step(env, keys, state, action, alive)
         # Sums, so that no part of the observation is left out of the program.
         return state, sum(leaf.sum() for leaf in jax.tree.leaves((observation, outcome)))
 

@@ -179,11 +179,10 @@ class Golden:
         def sequences(x) -> jax.Array:
             return as_sequences(_asarray(x), self.length)
 
-        def hidden(name: str) -> jax.Array:
+        def hidden(name: str) -> jax.Array | None:
             if "rec" in self.meta:
                 return as_sequences(_asarray(self.agents(name)[:, :steps, :, 0]), self.length)[:, 0]
-            count = sequences(self.agents("value_preds")[:, :steps]).shape[2]
-            return jnp.zeros((self.n, count, 0))
+            return None
 
         alive = _asarray(self.agents("active_masks")[:, :steps, :, 0])
         action = self.agents("actions")

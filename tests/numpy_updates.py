@@ -99,15 +99,16 @@ def corrected_advantage(batch, i, weight):
     return (out - living.mean()) / (living.std() + 1e-5)
 
 
-def update(algorithm, team, batch, order, epochs, hp):
-    """Runs one whole update of ``team`` in place."""
+def update(algorithm, team, batch, order, epochs, hp, dead_ratios=False):
+    """Runs one whole update of ``team`` in place; the ratios of the dead are 1 unless they are asked for."""
     n = len(batch["obs"])
     everyone, ones = list(range(n)), [np.ones(len(batch["state"]))] * n
     rho = list(ones)
     advantage, eps = list(batch["advantage"]), hp["clip_eps"]
 
     def ratio(i):
-        return np.exp(team.log_prob(batch, i) - batch["log_prob"][i])
+        ratio = np.exp(team.log_prob(batch, i) - batch["log_prob"][i])
+        return ratio if dead_ratios else np.where(batch["alive"][i] > 0, ratio, 1.0)
 
     def others(ratios, i):
         return np.prod([ratios[q] for q in everyone if q != i] or [ones[0]], axis=0)

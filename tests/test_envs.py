@@ -69,7 +69,8 @@ def test_options_that_do_not_fit(name, options):
 def play(env, num_envs, steps, policy):
     """Steps without reset; returns the outcomes [steps, B] and the observations."""
     state, seen = batch_reset(env, jax.random.split(jax.random.key(0), num_envs))
-    step = jax.jit(lambda key, s, a: batch_step(env, jax.random.split(key, num_envs), s, a))
+    all_alive = jnp.ones((env.num_agents, num_envs), bool)
+    step = jax.jit(lambda key, s, a: batch_step(env, jax.random.split(key, num_envs), s, a, all_alive))
     outcomes, observations = [], []
     for t in range(steps):
         observations.append(seen)

@@ -31,6 +31,7 @@ def _update(golden, stages, epochs):
         epochs=epochs,
         num_minibatches=1,
         condition=CONDITIONS["joint"],
+        dead_ratios=True,
     )
     schedule = jax.tree.map(lambda x: x[:stages], golden.schedule)
     batch, hp = golden.batch(), golden.hyperparams

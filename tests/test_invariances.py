@@ -156,8 +156,6 @@ def test_padding_changes_nothing(algorithm, sharing, seed):
         action_mask=jnp.asarray(mask),
         alive=one_more(batch.alive).at[N].set(0.0),
         log_prob=one_more(batch.log_prob).at[N].set(0.0),
-        actor_hidden=jnp.zeros((N + 1, COUNT, 0)),
-        critic_hidden=jnp.zeros((N + 1, COUNT, 0)),
         errors=None,
     )
     batch = batch.replace(obs=nets.standardize_obs(batch.obs))
@@ -224,7 +222,7 @@ def test_a_value_that_all_agents_share_is_learned_as_if_each_had_it(algorithm, s
     assert (each.num_critics, shared.num_critics) == (N, 1)
     params, _ = start(shared)
     batch = make_batch(params, shared, seed)
-    names = ("value", "target", "critic_hidden")
+    names = ("value", "target")
     one = batch.replace(**{name: getattr(batch, name)[:1] for name in names})
     many = batch.replace(**{name: jnp.repeat(getattr(one, name), N, 0) for name in names})
     schedule = drawn(algorithm, seed)

@@ -165,6 +165,30 @@ def test_value_norm():
     np.testing.assert_allclose(std, np.sqrt(second / weight - expected**2)[groups], rtol=1e-2)
 
 
+@given(seeds, st.sampled_from([0.0, 1e4, -1e5]))
+@settings(max_examples=20, deadline=None)
+def test_value_norm_keeps_a_small_deviation_beside_a_large_mean(seed, offset):
+    rng = np.random.default_rng(seed)
+    stats, groups = normalization.init(1), np.array([0, 0])
+    weights, batches = [], []
+    for _ in range(4):
+        targets = (offset + rng.normal(0, 1.5, (2, 50, 8))).astype(np.float32)
+        mask = rng.random(targets.shape) < 0.7
+        poisoned = np.where(mask, targets, np.nan)
+        stats = normalization.update(
+            stats, jnp.asarray(poisoned), jnp.asarray(mask, float), jnp.asarray(groups)
+        )
+        batches.append(targets[mask].astype(np.float64))
+        weights = [0.99999 * w for w in weights] + [0.00001]
+    sizes = [len(b) for b in batches]
+    weights = np.repeat([w / size for w, size in zip(weights, sizes, strict=True)], sizes)
+    mean = np.average(np.concatenate(batches), weights=weights)
+    std = np.sqrt(np.average((np.concatenate(batches) - mean) ** 2, weights=weights))
+    ours = normalization.moments(stats, jnp.asarray(groups))
+    np.testing.assert_allclose(ours[0], mean, rtol=1e-6, atol=1e-5)
+    np.testing.assert_allclose(ours[1], std, rtol=2e-3)
+
+
 def test_value_norm_of_a_critic_without_samples_stays():
     stats = normalization.init(2)
     groups = jnp.array([0, 1])

@@ -17,7 +17,7 @@ from fp3o_jax.networks import (
     recur,
     standardize,
 )
-from fp3o_jax.sharing import Sharing, make_sharing
+from fp3o_jax.sharing import Sharing, make_sharing, take
 
 
 def build(sharing, *, obs=(4, 4, 4), actions=(3, 3, 3), discrete=True, recurrent=False, agent_id=True):
@@ -35,7 +35,7 @@ def build(sharing, *, obs=(4, 4, 4), actions=(3, 3, 3), discrete=True, recurrent
 
 def inputs(networks, key, length=5, count=2, features=4):
     obs = jax.random.normal(key, (3, length, count, features))
-    hidden = jnp.zeros((3, count, networks.state_size))
+    hidden = networks.initial_hidden(count)
     return obs, None, hidden, jnp.zeros((length, count), bool)
 
 
@@ -82,14 +82,14 @@ def test_every_agent_uses_the_weights_of_its_group(name, agents, recurrent):
     # Perturb, so that groups differ everywhere.
     params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(key, x.shape), params)
     obs, mask, hidden, _ = inputs(networks, key)
-    hidden = jax.random.normal(key, hidden.shape)
+    hidden = jax.tree.map(lambda x: jax.random.normal(key, x.shape), hidden)
     starts = jax.random.bernoulli(key, 0.3, obs.shape[1:3])
     rows = list(range(3)) if agents is None else agents
     ours, states = networks.policy(
         params["actor"],
         obs[jnp.array(rows)],
         mask,
-        hidden[jnp.array(rows)],
+        take(hidden, jnp.array(rows)),
         starts,
         None if agents is None else jnp.array(agents),
     )
@@ -112,10 +112,13 @@ def test_every_agent_uses_the_weights_of_its_group(name, agents, recurrent):
             trunk["bias_0"] = trunk["bias_0"] + kernel[:, 4 + i]
             trunk["dense_0"] = kernel[:, :4]
         expected, expected_states = alone.policy(
-            {"trunk": trunk, "head": head}, obs[i : i + 1], None, hidden[i : i + 1], starts
+            {"trunk": trunk, "head": head}, obs[i : i + 1], None, take(hidden, jnp.array([i])), starts
         )
         np.testing.assert_allclose(ours.logits[row], expected.logits[0], rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(states[row], expected_states[0], rtol=1e-4, atol=1e-5)
+        if recurrent:
+            np.testing.assert_allclose(states[row], expected_states[0], rtol=1e-4, atol=1e-5)
+        else:
+            assert states is expected_states is None
 
 
 def test_padding_changes_nothing():

@@ -35,7 +35,8 @@ class Linear:
         return Categorical(self._apply(params, self.sharing, agents, obs)), None
 
     def value(self, params, inputs, hidden, starts, agents=None):
-        inputs = jnp.broadcast_to(inputs, (hidden.shape[0], *inputs.shape[1:]))
+        rows = self.sharing.num_agents if agents is None else len(agents)
+        inputs = jnp.broadcast_to(inputs, (rows, *inputs.shape[1:]))
         return self._apply(params, self.sharing.critic, agents, inputs), None
 
     def _apply(self, params, sharing, agents, x):
@@ -64,20 +65,18 @@ def random_batch(n, team, rng):
     return batch | {"log_prob": np.stack([team.log_prob(batch, i) for i in range(n)])}
 
 
-def ours(algorithm, sharing, params, batch, schedule):
+def ours(algorithm, sharing, params, batch, schedule, dead_ratios=False):
     """The update that training runs, in float64 and with plain gradient descent."""
-    n = len(batch["obs"])
     U, W, C, c = map(jnp.asarray, params)
     params = {"actor": {"trunk": U, "head": W}, "critic": {"trunk": C, "head": c}}
     sequences = {name: jnp.asarray(x)[:, None] for name, x in batch.items() if name not in ("delta", "decay")}
-    hidden = jnp.zeros((n, COUNT, 0))
     rows = Batch(
         **{k: sequences[k] for k in ("obs", "alive", "action", "log_prob", "advantage", "value", "target")},
         critic_inputs=jnp.asarray(batch["state"])[None, None],
         action_mask=None,
         starts=jnp.zeros((1, COUNT), bool),
-        actor_hidden=hidden,
-        critic_hidden=hidden,
+        actor_hidden=None,
+        critic_hidden=None,
         errors=TDErrors(jnp.asarray(batch["delta"]), jnp.asarray(batch["decay"])),
     )
     sgd = optax.identity()
@@ -88,6 +87,7 @@ def ours(algorithm, sharing, params, batch, schedule):
         num_minibatches=1,
         condition=CONDITIONS["joint"],
         transform=sgd,
+        dead_ratios=dead_ratios,
     )
     opt_state = {name: optimizer.init(tree, sgd) for name, tree in params.items()}
     new, _, metrics = jax.jit(update)(params, opt_state, rows, schedule, jax.random.key(0), HP)
@@ -99,7 +99,7 @@ def ours(algorithm, sharing, params, batch, schedule):
     ], metrics
 
 
-def both(algorithm, name, n, seed=0, order=None):
+def both(algorithm, name, n, seed=0, order=None, dead_ratios=False):
     """(ours, NumPy's, before, metrics); NumPy's in ``order``, by default the one that was drawn."""
     rng = np.random.default_rng(seed)
     sharing = make_sharing(name, None, n)
@@ -108,9 +108,9 @@ def both(algorithm, name, n, seed=0, order=None):
     batch = random_batch(n, team, rng)
     with jax.enable_x64(True):
         schedule = make_algorithm(algorithm).schedule(jax.random.key(seed + 3), n)
-        new, metrics = jax.device_get(ours(algorithm, sharing, params, batch, schedule))
+        new, metrics = jax.device_get(ours(algorithm, sharing, params, batch, schedule, dead_ratios))
         drawn = [int(i) for i in schedule.owners[:, 0]]
-    numpy_updates.update(algorithm, team, batch, order or drawn, EPOCHS, HP._asdict())
+    numpy_updates.update(algorithm, team, batch, order or drawn, EPOCHS, HP._asdict(), dead_ratios)
     return new, [team.U, team.W, team.C, team.c], params, metrics
 
 
@@ -127,6 +127,16 @@ def assert_same(new, expected, before):
 def test_a_whole_update_is_numpys(algorithm, sharing):
     new, expected, before, _ = both(algorithm, sharing, 3)
     assert_same(new, expected, before)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "sharing"), [("fp3o", "partial"), ("coppo", "full"), ("happo", "none"), ("a2po", "none")]
+)
+def test_ratios_of_the_dead_weigh_as_in_the_reference(algorithm, sharing):
+    new, expected, before, _ = both(algorithm, sharing, 3, seed=1, dead_ratios=True)
+    assert_same(new, expected, before)
+    others = both(algorithm, sharing, 3, seed=1)[0]
+    assert max(np.abs(x - y).max() for x, y in zip(new, others, strict=True)) > 1e-4
 
 
 def test_the_condition_is_seen_to_hold_and_to_fail():

@@ -78,7 +78,7 @@ def make_batch(params, nets, seed=0):
         return jnp.asarray(rng.normal(size=shape), dtype)
 
     obs = normal(n, LENGTH, COUNT, OBS)
-    starts, hidden = jnp.zeros((LENGTH, COUNT), bool), jnp.zeros((n, COUNT, 0))
+    starts, hidden = jnp.zeros((LENGTH, COUNT), bool), None
     action = jnp.asarray(rng.integers(0, ACTIONS, (n, LENGTH, COUNT)))
     samples = (n, LENGTH, COUNT)
     return Batch(

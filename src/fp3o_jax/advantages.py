@@ -103,6 +103,10 @@ def normalize_advantages(advantages: Array, alive: Array) -> Array:
     axes = tuple(range(1, advantages.ndim))
     alive = alive.astype(advantages.dtype)
     count = jnp.maximum(alive.sum(axes, keepdims=True), 1.0)
-    mean = (alive * advantages).sum(axes, keepdims=True) / count
-    std = jnp.sqrt((alive * (advantages - mean) ** 2).sum(axes, keepdims=True) / count)
+
+    def mean_of(x: Array) -> Array:
+        return jnp.where(alive > 0, x, 0.0).sum(axes, keepdims=True) / count
+
+    mean = mean_of(advantages)
+    std = jnp.sqrt(mean_of((advantages - mean) ** 2))
     return (advantages - mean) / (std + 1e-5) * (alive.sum(axes, keepdims=True) > 0)

@@ -100,6 +100,9 @@ class Config:
     """environments stepped in parallel"""
     rollout_length: int = 128
     """steps per environment and update"""
+    num_starts: int | None = None
+    """initial states drawn in each update, one for each episode that begins in it; where more begin, the same
+    ones serve again. By default enough for episodes of 16 steps, and no fewer than num_envs"""
     epochs: int = 5
     """passes over the batch in each stage of an update (FP3O has two stages, HAPPO and A2PO one per agent)"""
     num_minibatches: int = 1
@@ -149,6 +152,10 @@ class Config:
     advantage_split: Literal["uniform", "dirichlet"] | tuple[float, ...] = "uniform"
     """fp3o: how the joint advantage is divided among the pipelines; or one weight per pipeline, summing to
     1"""
+    dead_ratios: bool = False
+    """let the ratios of dead agents weigh on the living, as the reference does: they differ from 1 where the
+    dead have a choice of actions"""
+
     selection: Selection = "cyclic"
     """fp3o: which agent each pipeline owns in its dependent step (from Python also a function of key and
     owners)"""
@@ -198,7 +205,8 @@ class Config:
             "hidden_size",
             "chunk_length",
             "num_seeds",
-        ) + (("block_size",) if self.block_size is not None else ()):
+            *(name for name in ("num_starts", "block_size") if getattr(self, name) is not None),
+        ):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{name}={value!r} must be a whole number of at least 1")

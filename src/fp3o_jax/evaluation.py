@@ -28,13 +28,13 @@ class Play:
         key: PRNG key of the next step.
         state: environment states [E, ...].
         observation: what is seen now, agents first.
-        hidden: [n, E, H] recurrent states of the policies.
+        hidden: [n, E, H] recurrent states of the policies; None if feed-forward.
     """
 
     key: Array
     state: Any
     observation: Observation
-    hidden: Array
+    hidden: Array | None
 
 
 def _begin(trainer: Trainer, key: Array, episodes: int) -> Play:
@@ -46,7 +46,7 @@ def _begin(trainer: Trainer, key: Array, episodes: int) -> Play:
 def _advance(trainer: Trainer, params: Any, play: Play, greedy: bool) -> tuple[Play, Array, Outcome]:
     """One step of each episode; actions [n, E] or [n, E, A], outcomes [E]."""
     key, key_action, key_step = jax.random.split(play.key, 3)
-    seen, episodes = play.observation, play.hidden.shape[1]
+    seen, episodes = play.observation, play.observation.alive.shape[1]
     mask = seen.action_mask
     distribution, hidden = trainer.networks.policy(
         params["actor"],
@@ -57,8 +57,9 @@ def _advance(trainer: Trainer, params: Any, play: Play, greedy: bool) -> tuple[P
     )
     action = (distribution.mode() if greedy else distribution.sample(key_action))[:, 0]
     keys = jax.random.split(key_step, episodes)
-    state, observation, outcome = batch_step(trainer.env, keys, play.state, action)
-    return Play(key, state, observation, hidden[:, 0]), action, outcome
+    state, observation, outcome = batch_step(trainer.env, keys, play.state, action, seen.alive)
+    hidden = jax.tree.map(lambda x: x[:, 0], hidden)
+    return Play(key, state, observation, hidden), action, outcome
 
 
 def make_evaluate(

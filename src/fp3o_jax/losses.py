@@ -77,7 +77,7 @@ def clipped_value_loss(
 
 def masked_mean(x: Array, mask: Array) -> Array:
     """Mean of ``x`` where ``mask`` is 1; 0 where it is nowhere 1."""
-    return (x * mask).sum() / jnp.maximum(mask.sum(), 1.0)
+    return jnp.where(mask > 0, x, 0.0).sum() / jnp.maximum(mask.sum(), 1.0)
 
 
 def explained_variance(values: Array, targets: Array, mask: Array) -> Array:

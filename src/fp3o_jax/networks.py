@@ -280,33 +280,35 @@ class Trunk(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, mask: Array, agent_id: Array, hidden: Array, starts: Array
-    ) -> tuple[Normed, Array]:
+        self, x: Array, mask: Array, agent_id: Array | None, hidden: Array | None, starts: Array
+    ) -> tuple[Normed, Array | None]:
         """One agent's features.
 
         Args:
             x: [L, N, F] standardised input, padded to the largest agent's.
             mask: [F] or [N, F], 1 where the feature exists.
-            agent_id: [n] or [N, n] one-hot, n = 0 where agents are told apart by their weights.
-            hidden: [N, H] state before the first step (H = 0 if feed-forward).
+            agent_id: [n] or [N, n] one-hot; None where agents are told apart by their weights.
+            hidden: [N, H] state before the first step; None if feed-forward.
             starts: [L, N] bool, an episode begins with this step.
 
         Returns:
-            Features [L, N, width] and [L, N, H] states after each step.
+            Features [L, N, width] and [L, N, H] states after each step, or None.
         """
         size = x.shape[-1]
-        kernel = self.param("dense_0", initializers.orthogonal(GAIN), (size + agent_id.shape[-1], self.width))
+        rows = size if agent_id is None else size + agent_id.shape[-1]
+        kernel = self.param("dense_0", initializers.orthogonal(GAIN), (rows, self.width))
         bias = self.param("bias_0", initializers.zeros, (self.width,))
         scale, shift = Scale(size, name="input_norm")()
         # Only the weights of the input's LayerNorm are learned: they join those of the layer behind it.
-        x = product(x, scale[:, None] * kernel[:size]) + (
-            (shift * mask) @ kernel[:size] + agent_id @ kernel[size:] + bias
-        )
+        bias = (shift * mask) @ kernel[:size] + bias
+        if agent_id is not None:
+            bias = bias + agent_id @ kernel[size:]
+        x = product(x, scale[:, None] * kernel[:size]) + bias
         x = Normed(nn.relu(x), *Scale(self.width, name="norm_0")())
         x = x.linear(*Linear(self.width, self.width, GAIN, name="dense_1")())
         x = Normed(nn.relu(x), *Scale(self.width, name="norm_1")())
         if not self.recurrent:
-            return x, jnp.zeros((*x.x.shape[:-1], 0))
+            return x, None
         states = GRU(name="gru")(x, hidden, starts)
         return Normed(states, *Scale(self.width, name="norm_gru")()), states
 
@@ -392,9 +394,9 @@ class ActorCritic:
         self._value_head = ValueHead()
         shares = agent_id and len(set(sharing.trunk)) < self.num_agents
         self.num_critics = 1 if one_critic and len(set(sharing.trunk)) == 1 else self.num_agents
-        ids, none = np.eye(self.num_agents, dtype=np.float32), np.zeros((self.num_agents, 0), np.float32)
-        self._ids = ids if shares else none
-        self._critic_ids = ids if shares and not one_critic else none
+        ids = np.eye(self.num_agents, dtype=np.float32)
+        self._ids = ids if shares else None
+        self._critic_ids = ids if shares and not one_critic else None
         self._obs_mask = _prefix_masks(obs_sizes)
         self._critic_mask = _prefix_masks(critic_sizes)
         self._action_mask = _prefix_masks(action_sizes)
@@ -404,10 +406,11 @@ class ActorCritic:
         """Fresh parameters: orthogonal weights, zero biases."""
         keys = iter(jax.random.split(key, 4))
 
-        def trunk(mask: np.ndarray, ids: np.ndarray, groups: tuple[int, ...]) -> Any:
+        def trunk(mask: np.ndarray, ids: np.ndarray | None, groups: tuple[int, ...]) -> Any:
             x = jnp.zeros((1, 1, mask.shape[-1]))
-            hidden, starts = jnp.zeros((1, self.state_size)), jnp.zeros((1, 1), bool)
-            return jax.vmap(lambda k: self._trunk.init(k, x, mask[0], ids[0], hidden, starts)["params"])(
+            hidden, starts = self._initial(1), jnp.zeros((1, 1), bool)
+            one = None if ids is None else ids[0]
+            return jax.vmap(lambda k: self._trunk.init(k, x, mask[0], one, hidden, starts)["params"])(
                 jax.random.split(next(keys), max(groups) + 1)
             )
 
@@ -455,13 +458,16 @@ class ActorCritic:
         masks = _rows(masks, agents)
         return standardize(x, masks.reshape((-1, *[1] * (x.ndim - 2), x.shape[-1])))
 
-    def initial_hidden(self, num_envs: int) -> Array:
-        """Zero states [n, B, H] of the actors."""
-        return jnp.zeros((self.num_agents, num_envs, self.state_size))
+    def initial_hidden(self, num_envs: int) -> Array | None:
+        """Zero states [n, B, H] of the actors; None if feed-forward."""
+        return self._initial(self.num_agents, num_envs)
 
-    def initial_critic_hidden(self, num_envs: int) -> Array:
-        """Zero states [c, B, H] of the critics, c = ``num_critics``."""
-        return jnp.zeros((self.num_critics, num_envs, self.state_size))
+    def initial_critic_hidden(self, num_envs: int) -> Array | None:
+        """Zero states [c, B, H] of the critics, c = ``num_critics``; None if feed-forward."""
+        return self._initial(self.num_critics, num_envs)
+
+    def _initial(self, *shape: int) -> Array | None:
+        return jnp.zeros((*shape, self.state_size)) if self.state_size else None
 
     def no_action(self, num_envs: int) -> Array:
         """Zeros of the shape and type of all agents' actions: int [n, B] or float [n, B, A]."""
@@ -473,31 +479,32 @@ class ActorCritic:
         params: dict[str, Any],
         obs: Array,
         action_mask: Array | None,
-        hidden: Array,
+        hidden: Array | None,
         starts: Array,
         agents: Array | None = None,
-    ) -> tuple[Distribution, Array]:
+    ) -> tuple[Distribution, Array | None]:
         """Action distributions of P agents.
 
         Args:
             params: ``params["actor"]``.
             obs: [P, L, N, O], padded and standardised (:meth:`standardize_obs`).
             action_mask: [P, L, N, A] bool, available actions, or None if all always are.
-            hidden: [P, N, H] states before the first step.
+            hidden: [P, N, H] states before the first step; None if feed-forward.
             starts: [L, N] bool.
             agents: [P] or None.
 
         Returns:
-            The distribution, leading axes [P, L, N], and the states [P, L, N, H] after each step.
+            The distribution, leading axes [P, L, N], and the states [P, L, N, H] after each step, or None.
         """
         masks = _rows(self._action_mask, agents)
-        available = jnp.broadcast_to(masks[:, None, None, :] > 0, (hidden.shape[0], 1, 1, masks.shape[-1]))
+        available = jnp.broadcast_to(masks[:, None, None, :] > 0, (obs.shape[0], 1, 1, masks.shape[-1]))
         if action_mask is not None:
             available = available & action_mask
         return self._apply(
             params,
             self._policy_head,
             self.sharing,
+            obs.shape[0],
             obs,
             self._obs_mask,
             self._ids,
@@ -511,27 +518,31 @@ class ActorCritic:
         self,
         params: dict[str, Any],
         inputs: Array,
-        hidden: Array,
+        hidden: Array | None,
         starts: Array,
         agents: Array | None = None,
-    ) -> tuple[Array, Array]:
+    ) -> tuple[Array, Array | None]:
         """State values of P agents, in the units of the critic (normalised).
 
         Args:
             params: ``params["critic"]``.
             inputs: [P, L, N, S] what each agent's critic sees, or [1, L, N, S] if all see the same;
                 standardised (:meth:`standardize_critic_inputs`).
-            hidden: [P, N, H] states before the first step, or [1, N, H] where all agents share values.
+            hidden: [P, N, H] states before the first step, or [1, N, H] where all agents share values; None
+                if feed-forward.
             starts: [L, N] bool.
             agents: [P] or None.
 
         Returns:
-            Values [P, L, N] and states [P, L, N, H] after each step; one row where the hidden states are one.
+            Values [P, L, N] and states [P, L, N, H] after each step, or None; one row where all agents share
+            values.
         """
+        rows = self.num_agents if agents is None else agents.shape[0]
         return self._apply(
             params,
             self._value_head,
             self.sharing.critic,
+            1 if self.num_critics == 1 else rows,
             inputs,
             self._critic_mask,
             self._critic_ids,
@@ -545,24 +556,25 @@ class ActorCritic:
         params: dict[str, Any],
         head: nn.Module,
         sharing: Sharing,
+        rows: int,
         x: Array,
         mask: np.ndarray,
-        ids: np.ndarray,
-        hidden: Array,
+        ids: np.ndarray | None,
+        hidden: Array | None,
         starts: Array,
         agents: Array | None,
         *head_inputs: Array,
-    ) -> tuple[Any, Array]:
-        """Trunk and head of each agent, a row for each of ``hidden``."""
-        chex.assert_rank([x, hidden, starts], [4, 3, 2])
+    ) -> tuple[Any, Array | None]:
+        """Trunk and head of each agent, in ``rows`` rows."""
+        chex.assert_rank([x, starts], [4, 2])
 
-        def network(trunk_params: Any, head_params: Any, *inputs: Any) -> tuple[Any, Array]:
+        def network(trunk_params: Any, head_params: Any, *inputs: Any) -> tuple[Any, Array | None]:
             features, states = self._trunk.apply({"params": trunk_params}, *inputs[:5])
             return head.apply({"params": head_params}, features, *inputs[5:]), states
 
-        rows, one_view = hidden.shape[0], x.shape[0] == 1
+        one_view = x.shape[0] == 1
         mask = _rows(mask, agents)
-        ids = take(ids, agents)[:rows]
+        ids = jax.tree.map(lambda x: x[:rows], take(ids, agents))
         if self._trunk.recurrent and len(set(sharing.trunk + sharing.head)) == 1 and x.shape[0] == rows:
             merged = jax.tree.map(lambda leaf: leaf[0], (params["trunk"], params["head"]))
             return _merged(network, merged, x, mask, ids, hidden, starts, *head_inputs)
@@ -585,6 +597,7 @@ class ActorCritic:
                 None,
                 *[0] * len(head_inputs),
             ),
+            rows=rows,
         )
 
 
@@ -593,7 +606,7 @@ def _merged(
     params: tuple[Any, Any],
     x: Array,
     mask: Array,
-    ids: Array,
+    ids: Array | None,
     hidden: Array,
     starts: Array,
     *head_inputs: Array,
@@ -614,7 +627,7 @@ def _merged(
         *params,
         steps(x),
         mask[0] if len(mask) == 1 else mask.repeat(count, 0),
-        ids.repeat(count, 0),
+        None if ids is None else ids.repeat(count, 0),
         hidden.reshape((agents * count, -1)),
         jnp.tile(starts, (1, agents)),
         *map(steps, head_inputs),

@@ -12,10 +12,14 @@ VARIANCE_FLOOR = 1e-2
 
 
 class ValueNorm(NamedTuple):
-    """Exponential moving first and second moments, and the weight that debiases them; each [G]."""
+    """Exponentially weighted mean and variance of the targets, each [G], and the weight behind them.
+
+    Both are of the batches seen so far, without bias towards their initial zeros. The variance is kept as
+    such: a difference of moments would lose it where it is small beside the mean.
+    """
 
     mean: Array
-    mean_square: Array
+    variance: Array
     weight: Array
 
 
@@ -26,7 +30,8 @@ def init(num_groups: int) -> ValueNorm:
 
 
 def update(stats: ValueNorm, targets: Array, mask: Array, groups: Array) -> ValueNorm:
-    """One step of the moving averages per batch.
+    """One step of the moving averages per batch: old and new mean and variance pooled (Chan et al., 1983),
+    the old ones with ``DECAY`` of their weight, the batch's with the rest.
 
     Args:
         stats: statistics of G critics.
@@ -40,27 +45,28 @@ def update(stats: ValueNorm, targets: Array, mask: Array, groups: Array) -> Valu
     axes = tuple(range(1, targets.ndim))
 
     def total(x: Array) -> Array:
-        return jnp.zeros_like(stats.mean).at[groups].add((x * mask).sum(axes))
+        return jnp.zeros_like(stats.mean).at[groups].add(jnp.where(mask > 0, x, 0.0).sum(axes))
 
     count = total(jnp.ones_like(targets))
-    seen = count > 0
-    count = jnp.maximum(count, 1.0)
+    seen, count = count > 0, jnp.maximum(count, 1.0)
+    # A sum of large numbers is a rough one: what it misses is in the mean of what is left.
+    rough = total(targets) / count
+    left = targets - jnp.expand_dims(rough[groups], axes)
+    offset = total(left) / count
+    mean, variance = rough + offset, total(left**2) / count - offset**2
 
-    def move(old: Array, new: Array) -> Array:
-        return jnp.where(seen, DECAY * old + (1.0 - DECAY) * new, old)
-
-    return ValueNorm(
-        move(stats.mean, total(targets) / count),
-        move(stats.mean_square, total(targets**2) / count),
-        move(stats.weight, jnp.ones_like(count)),
+    old, new = DECAY * stats.weight, 1.0 - DECAY
+    weight = old + new
+    share, difference = new / weight, mean - stats.mean
+    moved = ValueNorm(
+        stats.mean + share * difference,
+        stats.variance + share * (variance - stats.variance) + share * (1.0 - share) * difference**2,
+        weight,
     )
+    return ValueNorm(*(jnp.where(seen, a, b) for a, b in zip(moved, stats, strict=True)))
 
 
 def moments(stats: ValueNorm, groups: Array) -> tuple[Array, Array]:
-    """Debiased mean and standard deviation [n] of each agent's critic; 0 and 1 before the first update."""
-    seen = stats.weight > 0
-    weight = jnp.where(seen, stats.weight, 1.0)
-    mean = stats.mean / weight
-    variance = jnp.maximum(stats.mean_square / weight - mean**2, VARIANCE_FLOOR)
-    std = jnp.where(seen, jnp.sqrt(variance), 1.0)
-    return mean[groups], std[groups]
+    """Mean and standard deviation [n] of each agent's critic; 0 and 1 before the first update."""
+    std = jnp.sqrt(jnp.maximum(stats.variance, VARIANCE_FLOOR))
+    return stats.mean[groups], jnp.where(stats.weight > 0, std, 1.0)[groups]

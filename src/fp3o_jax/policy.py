@@ -51,7 +51,7 @@ class Policy:
 
     def initial_state(self) -> Array:
         """The recurrent state [n, H] in which an episode begins; H is 0 without a GRU."""
-        return self._networks.initial_hidden(1)[:, 0]
+        return jnp.zeros((len(self.agents), self._networks.state_size))
 
     def act(
         self,
@@ -83,13 +83,18 @@ class Policy:
         x = self._stacked({a: jnp.ravel(obs[a]).astype(jnp.float32) for a in self.agents}, self._obs_sizes)
         mask = None if action_mask is None else self._stacked(action_mask, self._action_sizes) > 0
         distribution, states = self._networks.policy(
-            self.params, self._networks.standardize_obs(x), mask, state[:, None], jnp.zeros((1, 1), bool)
+            self.params,
+            self._networks.standardize_obs(x),
+            mask,
+            state[:, None] if self._networks.state_size else None,
+            jnp.zeros((1, 1), bool),
         )
+        state = state if states is None else states[:, 0, 0]
         actions = (distribution.mode() if key is None else distribution.sample(key))[:, 0, 0]
         if not self.architecture["discrete"]:
             sizes = zip(self.agents, self._action_sizes, strict=True)
-            return {a: actions[i, :size] for i, (a, size) in enumerate(sizes)}, states[:, 0, 0]
-        return {a: actions[i] for i, a in enumerate(self.agents)}, states[:, 0, 0]
+            return {a: actions[i, :size] for i, (a, size) in enumerate(sizes)}, state
+        return {a: actions[i] for i, a in enumerate(self.agents)}, state
 
     def save(self, folder: Path) -> Path:
         """Writes ``policy.safetensors``, in the layout that JaxMARL's ``load_params`` reads, and

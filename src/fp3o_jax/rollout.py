@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,9 +16,10 @@ from fp3o_jax.envs.base import (
     batch_reset,
     batch_step,
     select_observation,
+    take_observation,
 )
 from fp3o_jax.networks import ActorCritic
-from fp3o_jax.sequences import Blocks, as_sequences, as_steps, make_blocks
+from fp3o_jax.sequences import as_sequences
 
 
 @struct.dataclass
@@ -28,8 +30,9 @@ class RolloutState:
         env_state: environment states [B, ...].
         observation: what is seen now, agents first.
         starts: [B] bool, whether an episode begins here.
-        actor_hidden: [n, B, H] recurrent states.
-        critic_hidden: [c, B, H], c = 1 where all agents share a critic's values, else n.
+        actor_hidden: [n, B, H] recurrent states; None if feed-forward.
+        critic_hidden: [c, B, H] before the critics have seen the observation, c = 1 where all agents share a
+            critic's values, else n; None if feed-forward.
         episode_return: [B] undiscounted team return so far.
         episode_length: [B] steps so far.
     """
@@ -37,8 +40,8 @@ class RolloutState:
     env_state: Any
     observation: Observation
     starts: Array
-    actor_hidden: Array
-    critic_hidden: Array
+    actor_hidden: Array | None
+    critic_hidden: Array | None
     episode_return: Array
     episode_length: Array
 
@@ -56,15 +59,14 @@ class Trajectory:
         alive: [n, L, N] bool.
         action: [n, L, N] int, or [n, L, N, A].
         log_prob: [n, L, N].
+        value: [c, T, B] of the states acted in, in the critic's units.
+        next_value: [c, T, B] of the states that the steps led to, before any reset: where a time limit cuts
+            an episode, of the state that was cut.
         starts, terminated, done, won: [T, B] bool.
         reward: [T, B].
         episode_return, episode_length: [T, B], of the episode up to and including this step.
-        actor_hidden: [n, N, H], before each sequence.
-        last_inputs: [v, B, S], what critics see after the last step.
-        last_starts: [B] bool.
-        cut_inputs: [K, v, B, S], what critics saw when a time limit cut an episode, before the reset; up
-            to K times per environment. None where that cannot happen.
-        cut_step: [K, B] int, the step of that cut; T where the slot is unused.
+        actor_hidden: [n, N, H], before each sequence; None if feed-forward.
+        critic_hidden: [c, N, H], likewise.
     """
 
     obs: Array
@@ -73,6 +75,8 @@ class Trajectory:
     alive: Array
     action: Array
     log_prob: Array
+    value: Array
+    next_value: Array
     starts: Array
     terminated: Array
     done: Array
@@ -80,11 +84,30 @@ class Trajectory:
     reward: Array
     episode_return: Array
     episode_length: Array
-    actor_hidden: Array
-    last_inputs: Array
-    last_starts: Array
-    cut_inputs: Array | None
-    cut_step: Array | None
+    actor_hidden: Array | None
+    critic_hidden: Array | None
+
+
+@struct.dataclass
+class Judgement:
+    """What critics say of an observation.
+
+    Attributes:
+        value: [c, B], in the critic's units.
+        hidden: [c, B, H] their recurrent states behind it; None if feed-forward.
+    """
+
+    value: Array
+    hidden: Array | None
+
+
+@struct.dataclass
+class Beginnings:
+    """P initial states for the episodes that begin within an iteration."""
+
+    env_state: Any
+    observation: Observation
+    judgement: Judgement
 
 
 def init_rollout(env: Environment, networks: ActorCritic, key: Array, num_envs: int) -> RolloutState:
@@ -104,229 +127,192 @@ def init_rollout(env: Environment, networks: ActorCritic, key: Array, num_envs: 
 def collect(
     env: Environment,
     networks: ActorCritic,
-    actor_params: Any,
+    params: Any,
     state: RolloutState,
     key: Array,
     *,
     rollout_length: int,
     chunk_length: int,
+    num_starts: int,
     critics_see_state: bool,
-    bootstrap_truncations: bool,
 ) -> tuple[RolloutState, Trajectory]:
     """Acts for T steps, sampling from the policies.
 
-    An environment whose episode ends goes on from one of B initial states, drawn anew for each iteration:
-    a fresh reset of every environment at every step would cost more than many environments' own step.
+    Critics judge what a step leads to before an episode that is over gives way to a new one. So every end
+    has the value of its own state, wherever it lies, and each state is judged once.
 
     Args:
         env: the environment.
         networks: the networks.
-        actor_params: ``params["actor"]``.
-        state: where the environments stand; its ``critic_hidden`` is left as it is.
+        params: ``{"actor", "critic"}``.
+        state: where the environments stand.
         key: PRNG key.
         rollout_length: T.
         chunk_length: L, steps of a sequence; divides T.
+        num_starts: P, initial states drawn at once: a fresh reset of every environment at every step would
+            cost more than many environments' own step. Each serves one episode; if more begin, they go round.
         critics_see_state: critics see the global state (else their agent's observation).
-        bootstrap_truncations: tell truncations from terminations.
     """
     num_envs = state.starts.shape[0]
-    key, key_reset = jax.random.split(key)
-    fresh_state, fresh_observation = batch_reset(env, jax.random.split(key_reset, num_envs))
+    key_starts, key_action, key_step = jax.random.split(key, 3)
+    see = networks.standardize_critic_inputs
 
     def critic_inputs(observation: Observation) -> Array:
-        inputs = observation.global_state[None] if critics_see_state else observation.obs
-        return networks.standardize_critic_inputs(inputs)
+        return see(observation.global_state[None] if critics_see_state else observation.obs)
 
-    cuts = None
-    if env.truncates and bootstrap_truncations:
-        # Two cuts of one environment lie at least a time limit apart.
-        slots = -(-rollout_length // (env.time_limit or 1))
-        inputs = critic_inputs(state.observation)
-        cuts = (
-            jnp.zeros((slots, *inputs.shape), inputs.dtype),
-            jnp.full((slots, num_envs), rollout_length),
-            jnp.zeros(num_envs, jnp.int32),
-        )
+    def judge(observation: Observation, hidden: Array | None, starts: Array) -> Judgement:
+        inputs = critic_inputs(observation)[:, None]
+        value, hidden = networks.value(params["critic"], inputs, hidden, starts[None])
+        return Judgement(value[:, 0], jax.tree.map(lambda x: x[:, 0], hidden))
 
-    num_sequences = rollout_length // chunk_length * num_envs
-    # Written in place: stacked by the scan, time first, all of it would have to be copied for the update.
-    buffers = jax.tree.map(
-        lambda x: jnp.zeros((x.shape[0], chunk_length, num_sequences, *x.shape[2:]), x.dtype),
-        {
-            "obs": networks.standardize_obs(state.observation.obs),
-            "critic_inputs": critic_inputs(state.observation),
-            "action_mask": state.observation.action_mask,
-            "alive": state.observation.alive,
-            "action": networks.no_action(num_envs),
-            "log_prob": jnp.zeros((networks.num_agents, num_envs)),
-        },
-    )
+    beginnings = _draw(env, networks, judge, key_starts, num_starts)
 
-    def act(carry: tuple[RolloutState, Any, dict[str, Array]], inputs: tuple[Array, ...]):
-        s, cuts, buffers = carry
-        t, key_action, keys_step, choice = inputs
+    def act(carry: tuple[RolloutState, Judgement, Array, dict[str, Array]], inputs: tuple[Array, ...]):
+        s, judgement, begun, buffers = carry
+        t, key_action, keys_step = inputs
         seen = s.observation
-        mask = seen.action_mask
-        obs = networks.standardize_obs(seen.obs)
-        distribution, hidden = networks.policy(
-            actor_params,
-            obs[:, None],
-            None if mask is None else mask[:, None],
-            s.actor_hidden,
-            s.starts[None],
-        )
-        action = distribution.sample(key_action)
-        log_prob = distribution.log_prob(action)[:, 0]
-        action = action[:, 0]
-        env_state, observation, outcome = batch_step(env, keys_step, s.env_state, action)
-        done = outcome.done
-        if cuts is not None:
-            cut_inputs, cut_step, count = cuts
-            slot = jnp.where(outcome.truncated, count, cut_inputs.shape[0])
-            at = (slot, slice(None), jnp.arange(num_envs))
-            cuts = (
-                cut_inputs.at[at].set(critic_inputs(observation).swapaxes(0, 1), mode="drop"),
-                cut_step.at[slot, jnp.arange(num_envs)].set(t, mode="drop"),
-                count + outcome.truncated,
-            )
-        env_state = jax.tree.map(
-            lambda new, old: jnp.where(done.reshape((-1,) + (1,) * (old.ndim - 1)), new[choice], old),
-            fresh_state,
-            env_state,
-        )
-        fresh = Observation(
-            obs=fresh_observation.obs[:, choice],
-            global_state=fresh_observation.global_state[choice],
-            action_mask=None if mask is None else fresh_observation.action_mask[:, choice],
-            alive=fresh_observation.alive[:, choice],
-        )
-        episode_return = s.episode_return + outcome.reward
-        episode_length = s.episode_length + 1
-        recorded = {
-            "obs": obs,
+        acted = _act(networks, params["actor"], s, key_action)
+        recorded = acted | {
             "critic_inputs": critic_inputs(seen),
-            "action_mask": mask,
+            "action_mask": seen.action_mask,
             "alive": seen.alive,
-            "action": action,
-            "log_prob": log_prob,
         }
-        place = (0, t % chunk_length, t // chunk_length * num_envs)
-
-        def write(buffer: Array, x: Array) -> Array:
-            return jax.lax.dynamic_update_slice(buffer, x[:, None], (*place, *[0] * (x.ndim - 2)))
-
-        buffers = jax.tree.map(write, buffers, recorded)
+        actor_hidden = recorded.pop("actor_hidden")
+        env_state, observation, outcome = batch_step(env, keys_step, s.env_state, acted["action"], seen.alive)
+        ahead = judge(observation, judgement.hidden, jnp.zeros_like(s.starts))
         outcomes = {
+            "value": judgement.value,
+            "next_value": ahead.value,
             "starts": s.starts,
-            "terminated": outcome.terminated if bootstrap_truncations else done,
-            "done": done,
+            "terminated": outcome.terminated,
+            "done": outcome.done,
             "won": outcome.won,
             "reward": outcome.reward,
-            "episode_return": episode_return,
-            "episode_length": episode_length,
+            "episode_return": s.episode_return + outcome.reward,
+            "episode_length": s.episode_length + 1,
         }
         s = s.replace(
             env_state=env_state,
-            observation=select_observation(done, fresh, observation),
-            starts=done,
-            actor_hidden=hidden[:, 0],
-            episode_return=jnp.where(done, 0.0, episode_return),
-            episode_length=jnp.where(done, 0, episode_length),
+            observation=observation,
+            starts=outcome.done,
+            actor_hidden=actor_hidden,
+            critic_hidden=judgement.hidden,
+            episode_return=jnp.where(outcome.done, 0.0, outcomes["episode_return"]),
+            episode_length=jnp.where(outcome.done, 0, outcomes["episode_length"]),
         )
-        return (s, cuts, buffers), outcomes
+        s, judgement, begun = _begin(s, ahead, begun, beginnings)
+        return (s, judgement, begun, _write(buffers, recorded, t)), outcomes
 
-    def chunk(carry: tuple[RolloutState, Any, dict[str, Array]], inputs: tuple[Array, ...]):
-        hidden = carry[0].actor_hidden
+    def chunk(carry: tuple[RolloutState, Judgement, Array, dict[str, Array]], inputs: tuple[Array, ...]):
+        hidden = carry[0].actor_hidden, carry[0].critic_hidden
         carry, outcomes = jax.lax.scan(act, carry, inputs)
         return carry, (outcomes, hidden)
 
     # Drawn at once: in small environments, what each draw costs by itself would take most of a step.
-    key_action, key_step, key_choice = jax.random.split(key, 3)
     steps = (
         jnp.arange(rollout_length),
         jax.random.split(key_action, rollout_length),
         jax.random.split(key_step, (rollout_length, num_envs)),
-        jax.random.randint(key_choice, (rollout_length, num_envs), 0, num_envs),
     )
     steps = jax.tree.map(lambda x: x.reshape((-1, chunk_length, *x.shape[1:])), steps)
-    (state, cuts, buffers), (outcomes, hidden) = jax.lax.scan(chunk, (state, cuts, buffers), steps)
+    carry = (
+        state,
+        judge(state.observation, state.critic_hidden, state.starts),
+        jnp.zeros_like(state.episode_length[0]),
+        _buffers(networks, state.observation, critic_inputs, rollout_length, chunk_length),
+    )
+    (state, _, _, buffers), (outcomes, hidden) = jax.lax.scan(chunk, carry, steps)
+    outcomes = jax.tree.map(lambda x: x.reshape((rollout_length, *x.shape[2:])), outcomes)
+    of_critics = {name: outcomes.pop(name).swapaxes(0, 1) for name in ("value", "next_value")}
+    hidden = jax.tree.map(lambda x: as_sequences(x.swapaxes(0, 1), 1)[:, 0], hidden)
     return state, Trajectory(
-        **buffers,
-        **jax.tree.map(lambda x: x.reshape((rollout_length, num_envs)), outcomes),
-        actor_hidden=as_sequences(hidden.swapaxes(0, 1), 1)[:, 0],
-        last_inputs=critic_inputs(state.observation),
-        last_starts=state.starts,
-        cut_inputs=None if cuts is None else cuts[0],
-        cut_step=None if cuts is None else cuts[1],
+        **buffers, **of_critics, **outcomes, actor_hidden=hidden[0], critic_hidden=hidden[1]
     )
 
 
-def evaluate_states(
-    networks: ActorCritic,
-    critic_params: Any,
-    trajectory: Trajectory,
-    hidden: Array,
-    block_size: int | None = None,
-) -> tuple[Array, Array, Array, Array]:
-    """Values of a whole trajectory, and of the states behind the ends.
+def _act(networks: ActorCritic, params: Any, s: RolloutState, key: Array) -> dict[str, Array | None]:
+    """What all agents see, do, and how likely that was; their recurrent states behind it."""
+    obs, mask = networks.standardize_obs(s.observation.obs), s.observation.action_mask
+    distribution, hidden = networks.policy(
+        params, obs[:, None], None if mask is None else mask[:, None], s.actor_hidden, s.starts[None]
+    )
+    action = distribution.sample(key)
+    return {
+        "obs": obs,
+        "action": action[:, 0],
+        "log_prob": distribution.log_prob(action)[:, 0],
+        "actor_hidden": jax.tree.map(lambda x: x[:, 0], hidden),
+    }
+
+
+def _draw(
+    env: Environment, networks: ActorCritic, judge: Callable[..., Judgement], key: Array, count: int
+) -> Beginnings:
+    """``count`` initial states, judged."""
+    env_state, observation = batch_reset(env, jax.random.split(key, count))
+    judgement = judge(observation, networks.initial_critic_hidden(count), jnp.ones(count, bool))
+    return Beginnings(env_state, observation, judgement)
+
+
+def _begin(
+    s: RolloutState, ahead: Judgement, begun: Array, beginnings: Beginnings
+) -> tuple[RolloutState, Judgement, Array]:
+    """New episodes where the last ones are over (``s.starts``), each from the next initial state.
 
     Args:
-        networks: the networks.
-        critic_params: ``params["critic"]``.
-        trajectory: what was collected.
-        hidden: [c, B, H] the critics' states before the first step.
-        block_size: samples that feed-forward critics take at a time; recurrent ones take sequence after
-            sequence.
-
-    Returns:
-        - [c, T, B] values of the states acted in, in the critic's units.
-        - [c, T, B] values of the states that followed: the next one, or the one at which a time limit cut
-          the episode (undefined behind a termination).
-        - [c, N, H] recurrent states before each sequence.
-        - [c, B, H] recurrent states after the last step.
+        s: where the environments stand.
+        ahead: what critics say of it.
+        begun: how many episodes have begun before.
+        beginnings: P initial states.
     """
-    num_envs, cut_step = hidden.shape[1], trajectory.cut_step
-    _, length, count, _ = trajectory.critic_inputs.shape
-    starts = as_sequences(trajectory.starts[None], length)[0]
-    if networks.state_size:
-        blocks, first = Blocks(1, len(hidden), count // num_envs, num_envs), hidden
-    else:
-        blocks = make_blocks((len(hidden), length, count), block_size)
-        first = networks.initial_critic_hidden(blocks.sequences)[: blocks.rows]
-    at_cut = None if cut_step is None else jnp.zeros((hidden.shape[0], *cut_step.shape, hidden.shape[2]))
+    over = s.starts
+    counts = begun + jnp.cumsum(over)
+    choice = (counts - 1) % beginnings.observation.alive.shape[1]
 
-    def evaluate(carry: tuple[Array, Array | None], i: Array):
-        before, at_cut = carry
-        values, states = networks.value(
-            critic_params,
-            blocks.cut(i, trajectory.critic_inputs, 2),
-            before,
-            blocks.of_sequences(i, starts, 1),
-            blocks.indices(i, None),
-        )
-        if at_cut is not None and networks.state_size:
-            there = states[:, cut_step % length, jnp.arange(num_envs)]
-            at_cut = jnp.where((cut_step // length == i)[..., None], there, at_cut)
-        return (states[:, -1], at_cut), (values, before)
+    def renew(axis: int) -> Callable[[Array, Array], Array]:
+        def select(new: Array, old: Array) -> Array:
+            new = jnp.take(new, choice, axis=axis, mode="clip")
+            return jnp.where(over.reshape((-1,) + (1,) * (old.ndim - axis - 1)), new, old)
 
-    (last, at_cut), (values, before) = jax.lax.scan(evaluate, (first, at_cut), jnp.arange(blocks.count))
-    values = as_steps(blocks.joined(values), num_envs)
-    before = before.swapaxes(0, 1).reshape((hidden.shape[0], count, networks.state_size))
-    last = last if networks.state_size else hidden
+        return select
 
-    ends, end_hidden, end_starts = trajectory.last_inputs, last, trajectory.last_starts
-    if cut_step is not None:
-        # All the ends as one batch of (1 + K) * B states.
-        ends = jnp.concatenate([ends[None], trajectory.cut_inputs])
-        ends = ends.swapaxes(0, 1).reshape((ends.shape[1], -1, ends.shape[-1]))
-        end_hidden = jnp.concatenate([last[:, None], at_cut], axis=1)
-        end_hidden = end_hidden.reshape((last.shape[0], ends.shape[1], last.shape[-1]))
-        end_starts = jnp.concatenate([end_starts, jnp.zeros(cut_step.size, bool)])
-    end_values, _ = networks.value(critic_params, ends[:, None], end_hidden, end_starts[None])
-    end_values = end_values[:, 0]
+    s = s.replace(
+        env_state=jax.tree.map(renew(0), beginnings.env_state, s.env_state),
+        observation=select_observation(over, take_observation(beginnings.observation, choice), s.observation),
+    )
+    return s, jax.tree.map(renew(1), beginnings.judgement, ahead), counts[-1]
 
-    following = jnp.concatenate([values[:, 1:], end_values[:, None, :num_envs]], axis=1)
-    if cut_step is not None:
-        cut_values = end_values[:, num_envs:].reshape((-1, *cut_step.shape))
-        following = following.at[:, cut_step, jnp.arange(num_envs)].set(cut_values, mode="drop")
-    return values, following, before, last
+
+def _buffers(
+    networks: ActorCritic,
+    observation: Observation,
+    critic_inputs: Callable[[Observation], Array],
+    rollout_length: int,
+    chunk_length: int,
+) -> dict[str, Array | None]:
+    """Room for what is written step by step, in the layout of the update.
+
+    Written in place: stacked by the scan, time first, all of it would have to be copied for the update.
+    """
+    num_envs = observation.alive.shape[1]
+    one = {
+        "obs": networks.standardize_obs(observation.obs),
+        "critic_inputs": critic_inputs(observation),
+        "action_mask": observation.action_mask,
+        "alive": observation.alive,
+        "action": networks.no_action(num_envs),
+        "log_prob": jnp.zeros((networks.num_agents, num_envs)),
+    }
+    count = rollout_length // chunk_length * num_envs
+    return jax.tree.map(lambda x: jnp.zeros((x.shape[0], chunk_length, count, *x.shape[2:]), x.dtype), one)
+
+
+def _write(buffers: dict[str, Any], recorded: dict[str, Any], t: Array) -> dict[str, Any]:
+    """Step ``t`` of all environments, [n, B, ...], into the buffers [n, L, N, ...]."""
+
+    def write(buffer: Array, x: Array) -> Array:
+        length, num_envs = buffer.shape[1], x.shape[1]
+        place = (0, t % length, t // length * num_envs, *[0] * (x.ndim - 2))
+        return jax.lax.dynamic_update_slice(buffer, x[:, None], place)
+
+    return jax.tree.map(write, buffers, recorded)

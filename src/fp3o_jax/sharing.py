@@ -172,6 +172,7 @@ def apply_grouped(
     agents: Array | None,
     *inputs: Any,
     in_axes: Sequence[int | None],
+    rows: int | None = None,
 ) -> Any:
     """``fn(*parameters of its groups, *inputs of the agent)`` for each of P agents.
 
@@ -185,6 +186,7 @@ def apply_grouped(
         agents: [P] int, or None for all n agents in order.
         *inputs: pytrees, leaves [P, ...].
         in_axes: 0 or None (the same for all agents) per input.
+        rows: P, which nothing else tells where everything is the same for all agents.
 
     Returns:
         The results of ``fn``, stacked: leaves [P, ...].
@@ -199,7 +201,7 @@ def apply_grouped(
             tree = take(tree, take(np.array(group), agents))
         chosen.append(tree)
         axes.append(None if num_groups == 1 else 0)
-    return jax.vmap(fn, in_axes=(*axes, *in_axes))(*chosen, *inputs)
+    return jax.vmap(fn, in_axes=(*axes, *in_axes), axis_size=rows)(*chosen, *inputs)
 
 
 def sample_shares(

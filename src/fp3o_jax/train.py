@@ -18,11 +18,14 @@ from fp3o_jax.envs import Environment, make_env
 from fp3o_jax.losses import explained_variance
 from fp3o_jax.networks import ActorCritic
 from fp3o_jax.normalization import ValueNorm
-from fp3o_jax.rollout import RolloutState, Trajectory, collect, evaluate_states, init_rollout
+from fp3o_jax.rollout import RolloutState, Trajectory, collect, init_rollout
 from fp3o_jax.schedules import CONDITIONS, Algorithm, Schedule, make_algorithm
 from fp3o_jax.sequences import as_sequences, as_steps
 from fp3o_jax.sharing import make_sharing
 from fp3o_jax.update import Batch, Metrics, make_update
+
+#: Steps of an episode, for the number of initial states that an update draws by itself.
+SHORT_EPISODE = 16
 
 
 @struct.dataclass
@@ -37,7 +40,7 @@ class TrainState:
         key: PRNG key of the next iteration.
         num_updates: iterations done.
         episodes: means over the latest iteration in which an episode ended: ``episode_return``,
-            ``episode_length``, ``win_rate``; NaN before the first.
+            ``episode_length``, ``win_rate``; NaN before the first (0 under ``JAX_DEBUG_NANS``).
         hyperparams: the continuous settings of this run.
     """
 
@@ -53,7 +56,10 @@ class TrainState:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trainer:
-    """A training run as pure functions: ``jit``, ``vmap`` over keys and ``shard_map`` as you like.
+    """A training run as pure functions: ``jit``, ``vmap`` over keys and ``pmap`` as you like.
+
+    Seeds on several devices: ``jit(vmap(train))`` of keys that are sharded over a ``jax.sharding.Mesh``, or
+    ``shard_map(vmap(train), ..., check_vma=False)``.
 
     Attributes:
         config: the validated settings.
@@ -93,6 +99,8 @@ class Trainer:
         params = self.networks.init(key_params)
         hyperparams = self.config.hyperparams.override(hyperparams)
         names = ["episode_return", "episode_length"] + ["win_rate"] * self.env.reports_wins
+        # Whoever looks for NaNs by JAX_DEBUG_NANS wants to be shown others than these.
+        nothing_yet = 0.0 if jax.config.jax_debug_nans else jnp.nan
         return TrainState(
             params=params,
             opt_state={part: optimizer.init(params[part]) for part in params},
@@ -101,7 +109,7 @@ class Trainer:
             key=key,
             num_updates=jnp.zeros((), jnp.int32),
             # Of a firm type, so that the update's state is the same type again: one compilation.
-            episodes={name: jnp.full((), jnp.nan, dtype=float) for name in names},
+            episodes={name: jnp.full((), nothing_yet, dtype=float) for name in names},
             hyperparams=jax.tree.map(jnp.float32, hyperparams),
         )
 
@@ -110,7 +118,7 @@ class Trainer:
         config = self.config
         key, key_rollout, key_schedule, key_update = jax.random.split(state.key, 4)
         rollout, trajectory = self.collect(state, key_rollout)
-        batch, value_norm, critic_hidden, fit = self.batch(state, trajectory)
+        batch, value_norm, fit = self.batch(state, trajectory)
         schedule = self.algorithm.schedule(key_schedule, self.env.num_agents)
         params, opt_state, metrics = self.learn(state, batch, schedule, key_update)
 
@@ -128,7 +136,7 @@ class Trainer:
             params=params,
             opt_state=opt_state,
             value_norm=value_norm,
-            rollout=rollout.replace(critic_hidden=critic_hidden),
+            rollout=rollout,
             key=key,
             num_updates=num_updates,
             episodes=episodes,
@@ -140,39 +148,31 @@ class Trainer:
         return collect(
             self.env,
             self.networks,
-            state.params["actor"],
+            state.params,
             state.rollout,
             key,
             rollout_length=self.config.rollout_length,
             chunk_length=self.config.sequence_length,
+            num_starts=self._num_starts,
             critics_see_state=self.algorithm.critics_see_state,
-            bootstrap_truncations=self.config.bootstrap_truncations,
         )
 
-    def batch(self, state: TrainState, trajectory: Trajectory) -> tuple[Batch, ValueNorm, Array, Array]:
+    def batch(self, state: TrainState, trajectory: Trajectory) -> tuple[Batch, ValueNorm, Array]:
         """The second phase: advantages and value targets; everything as sequences, agents first.
 
         Returns:
-            The batch, the value statistics after it, the critics' recurrent states [c, B, H] after the
-            last step, and the explained variance of the old values.
+            The batch, the value statistics after it, and the explained variance of the old values.
         """
         config, hp = self.config, state.hyperparams
         groups = jnp.array(self.networks.sharing.trunk)
         critics = groups[: self.networks.num_critics]
-        value, following, hidden, critic_hidden = evaluate_states(
-            self.networks,
-            state.params["critic"],
-            trajectory,
-            state.rollout.critic_hidden,
-            self._block_size,
-        )
         mean, std = (x[:, None, None] for x in normalization.moments(state.value_norm, critics))
-        real_value = value * std + mean
+        real_value = trajectory.value * std + mean
         errors = td_errors(
             trajectory.reward,
             real_value,
-            following * std + mean,
-            trajectory.terminated,
+            trajectory.next_value * std + mean,
+            trajectory.terminated if config.bootstrap_truncations else trajectory.done,
             trajectory.done,
             hp.gamma,
             hp.gae_lambda,
@@ -200,13 +200,13 @@ class Trainer:
             action=trajectory.action,
             log_prob=trajectory.log_prob,
             advantage=as_sequences(normalize_advantages(advantage, alive), length),
-            value=as_sequences(value, length),
+            value=as_sequences(trajectory.value, length),
             target=as_sequences((target - mean) / std, length),
             actor_hidden=trajectory.actor_hidden,
-            critic_hidden=hidden,
+            critic_hidden=trajectory.critic_hidden,
             errors=errors if self.algorithm.correction is not None else None,
         )
-        return batch, value_norm, critic_hidden, fit
+        return batch, value_norm, fit
 
     def learn(
         self, state: TrainState, batch: Batch, schedule: Schedule, key: Array
@@ -215,7 +215,8 @@ class Trainer:
         config = self.config
         fraction = 1.0
         if config.lr_schedule == "linear":
-            fraction = 1.0 - state.num_updates / config.num_updates
+            # A loop over ``update`` may go on behind the end, where the rate stays 0.
+            fraction = jnp.maximum(0.0, 1.0 - state.num_updates / config.num_updates)
         update = make_update(
             self.networks,
             self.algorithm,
@@ -223,12 +224,22 @@ class Trainer:
             num_minibatches=config.num_minibatches,
             condition=CONDITIONS[config.condition],
             head_lr_scale=config.head_lr_scale,
+            dead_ratios=config.dead_ratios,
             block_size=self._block_size,
         )
         if jax.default_backend() == "cpu":
             # Seeds one after another: side by side they would only push one another out of the cache.
             update = jax.custom_batching.sequential_vmap(update)
         return update(state.params, state.opt_state, batch, schedule, key, state.hyperparams, fraction)
+
+    @property
+    def _num_starts(self) -> int:
+        """Initial states in each update: as many as episodes begin, if they last ``SHORT_EPISODE`` steps."""
+        config = self.config
+        if config.num_starts is not None:
+            return config.num_starts
+        episode = min(SHORT_EPISODE, self.env.time_limit or SHORT_EPISODE)
+        return max(config.num_envs, -(-config.steps_per_update // episode))
 
     @property
     def _block_size(self) -> int | None:

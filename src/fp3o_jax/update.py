@@ -47,8 +47,8 @@ class Batch:
         advantage: [n, L, N] normalised advantage.
         value: [c, L, N] old value, in the units of the critic; c = 1 where agents share its values, else n.
         target: [c, L, N] value target, in the critic's units.
-        actor_hidden: [n, N, H] recurrent state before each sequence.
-        critic_hidden: [c, N, H].
+        actor_hidden: [n, N, H] recurrent state before each sequence; None if feed-forward.
+        critic_hidden: [c, N, H], likewise.
         errors: [n, T, B] what the advantages were summed up from, for algorithms that do so anew in each
             stage; else None.
         log_weight: [n, L, N] log W, of what a stage multiplies the advantages by; None outside of stages.
@@ -64,8 +64,8 @@ class Batch:
     advantage: Array
     value: Array
     target: Array
-    actor_hidden: Array
-    critic_hidden: Array
+    actor_hidden: Array | None
+    critic_hidden: Array | None
     errors: TDErrors | None = None
     log_weight: Array | None = None
 
@@ -87,7 +87,8 @@ class Batch:
             **dict.fromkeys(("advantage", "value", "target"), 2),
             action_mask=None if self.action_mask is None else 2,
             log_weight=None if self.log_weight is None else 2,
-            **dict.fromkeys(("actor_hidden", "critic_hidden"), 1),
+            actor_hidden=None if self.actor_hidden is None else 1,
+            critic_hidden=None if self.critic_hidden is None else 1,
             starts=None,
         )
         part = jax.tree.map(cut, self.replace(starts=None, errors=None), axes)
@@ -141,27 +142,49 @@ def joint(weights: Array, log_ratio: Array) -> Array:
     )
 
 
+def of_the_living(batch: Batch) -> Batch:
+    """Zeros in place of all that dead agents saw and did: a mask of the loss multiplies, and NaN times 0 is
+    NaN. What all agents have in common is there as long as one of them lives."""
+    alive = batch.alive > 0
+
+    def keep(x: Array) -> Array:
+        here = alive if x.shape[0] == alive.shape[0] else alive.any(0, keepdims=True)
+        return jnp.where(here.reshape(here.shape + (1,) * (x.ndim - 3)), x, jnp.zeros((), x.dtype))
+
+    names = ("obs", "critic_inputs", "action", "log_prob", "advantage", "value", "target")
+    return batch.replace(**{name: keep(getattr(batch, name)) for name in names})
+
+
 def log_ratios(
-    networks: ActorCritic, params: Any, batch: Batch, agents: Array | None, block_size: int | None
+    networks: ActorCritic,
+    params: Any,
+    batch: Batch,
+    agents: Array | None,
+    block_size: int | None,
+    dead_ratios: bool,
 ) -> Array:
     """Of the policies to the behaviour policies, [P, L, N]; block by block."""
     blocks = make_blocks(batch.log_prob.shape, block_size)
 
     def block(i: Array) -> Array:
         part = batch.of_block(partial(blocks.cut, i))
-        return _log_prob(networks, params["actor"], part, blocks.indices(i, agents))[0] - part.log_prob
+        return _log_ratio(networks, params["actor"], part, blocks.indices(i, agents), dead_ratios)[0]
 
     return blocks.joined(jax.lax.map(block, jnp.arange(blocks.count)))
 
 
-def _log_prob(
-    networks: ActorCritic, params: Any, batch: Batch, agents: Array | None
+def _log_ratio(
+    networks: ActorCritic, params: Any, batch: Batch, agents: Array | None, dead_ratios: bool
 ) -> tuple[Array, Distribution]:
-    """Of the actions [P, L, N], and the distributions that they are taken from."""
+    """Log-ratios [P, L, N] to the behaviour policies, and the distributions that actions are taken from.
+
+    The ratio of a dead agent is 1: what it would do does not change what the living meet.
+    """
     distribution, _ = networks.policy(
         params, batch.obs, batch.action_mask, batch.actor_hidden, batch.starts, agents
     )
-    return distribution.log_prob(batch.action), distribution
+    log_ratio = distribution.log_prob(batch.action) - batch.log_prob
+    return log_ratio if dead_ratios else jnp.where(batch.alive > 0, log_ratio, 0.0), distribution
 
 
 def make_optimise(
@@ -171,6 +194,7 @@ def make_optimise(
     head_lr_scale: float | None,
     transform: optax.GradientTransformation,
     block_size: int | None,
+    dead_ratios: bool,
 ) -> Callable[..., tuple[Any, Any, Array, Metrics]]:
     """The function that runs all gradient steps of a stage. Its arguments are those of :func:`make_update`.
 
@@ -188,8 +212,8 @@ def make_optimise(
 
         Each row's parameters meet its own samples alone.
         """
-        log_probs, distribution = _log_prob(networks, params, part, stage.agents)
-        log_ratio, log_weight = log_probs - part.log_prob, part.log_weight
+        log_ratio, distribution = _log_ratio(networks, params, part, stage.agents, dead_ratios)
+        log_weight = part.log_weight
         if algorithm.live:
             log_weight = joint(stage.weights, jax.lax.stop_gradient(log_ratio))
         clip_eps = hp.clip_eps * stage.clip[:, None, None]
@@ -295,7 +319,8 @@ def make_optimise(
             return (params, opt_state), metrics | norms
 
         (params, opt_state), metrics = jax.lax.scan(one, (params, opt_state), minibatches)
-        return params, opt_state, log_ratios(networks, params, rows, stage.agents, block_size), metrics
+        log_ratio = log_ratios(networks, params, rows, stage.agents, block_size, dead_ratios)
+        return params, opt_state, log_ratio, metrics
 
     return optimise
 
@@ -365,6 +390,7 @@ def make_update(
     head_lr_scale: float | None = None,
     transform: optax.GradientTransformation = optimizer.ADAM,
     block_size: int | None = None,
+    dead_ratios: bool = False,
 ) -> Callable[..., tuple[Any, Any, Metrics]]:
     """The function that turns a batch into new parameters.
 
@@ -378,6 +404,7 @@ def make_update(
         transform: makes a direction of the clipped gradient; Adam but for tests.
         block_size: samples, of all agents, that a gradient takes at a time; None for all at once. The blocks'
             gradients add up to the same, in less memory.
+        dead_ratios: the ratios of dead agents weigh on the living, as in the reference, instead of being 1.
 
     Returns:
         ``update(params, opt_state, batch, schedule, key, hyperparams, lr_fraction) ->
@@ -390,6 +417,7 @@ def make_update(
         head_lr_scale=head_lr_scale,
         transform=transform,
         block_size=block_size,
+        dead_ratios=dead_ratios,
     )
     together, apart = make(networks), make_optimise_apart(networks, make, block_size)
 
@@ -407,6 +435,8 @@ def make_update(
         chex.assert_shape(schedule.weights, (None, num_pipelines, n))
         if algorithm.live and num_pipelines != n:
             raise ValueError("live weights need stages that own every agent")
+        if not dead_ratios:
+            batch = of_the_living(batch)
         optimise = apart if (num_pipelines == 1 or sharing.apart) and not algorithm.live else together
 
         def run_stage(carry: tuple[Any, Any, Array], inputs: tuple[Schedule, Array]):
@@ -459,7 +489,7 @@ def make_update(
         )
         if num_pipelines < n and not sharing.apart:
             # Shared parameters moved the policies of agents that were recorded earlier.
-            log_rho = log_ratios(networks, params, batch, None, block_size)
+            log_rho = log_ratios(networks, params, batch, None, block_size, dead_ratios)
         # A stage that was skipped has nothing to report.
         ran = jnp.broadcast_to(kept.max(1, keepdims=True), metrics["entropy"].shape)
         metrics = {name: losses.masked_mean(value, ran) for name, value in metrics.items()}
@@ -489,7 +519,7 @@ def policy_change(log_ratio: Array, alive: Array) -> Metrics:
     Returns:
         ``agent_kl`` [n], their mean ``approx_kl``, and ``joint_kl``.
     """
-    kl = (jnp.exp(log_ratio) - 1.0 - log_ratio) * alive
+    kl = jnp.where(alive > 0, jnp.exp(log_ratio) - 1.0 - log_ratio, 0.0)
     agent_kl = kl.sum((1, 2)) / jnp.maximum(alive.sum((1, 2)), 1.0)
     someone = alive.max(0)
     joint_kl = kl.sum() / jnp.maximum(someone.sum(), 1.0)

@@ -66,7 +66,8 @@ class Environment:
         action_sizes: [n] number of actions of each agent, or of action dimensions.
         discrete: kind of action: int [n], or float [n, A] padded to the largest.
         state_size: features of the global state; 0 if there is none.
-        time_limit: no episode is longer than this many steps plus one; None if not known.
+        time_limit: no episode is longer than this many steps plus one; None if not known. It helps to choose
+            sizes; nothing that is computed depends on it.
         truncates: whether ``truncated`` can ever be set.
         reports_wins: whether ``won`` means anything.
         agent_types: [n] type of each agent; None where types change from episode to episode.
@@ -107,16 +108,41 @@ def batch_reset(env: Environment, keys: Array) -> tuple[Any, Observation]:
     (the global state [B, S])."""
     state, observation = jax.vmap(env.reset, out_axes=(0, _batched(env.discrete)))(keys)
     # Of firm types, as steps return them: a weak one would have a program compiled again for its own result.
-    return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), state), observation
+    state = jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), state)
+    return state, _blind_the_dead(observation)
 
 
 def batch_step(
-    env: Environment, keys: Array, states: Any, actions: Array
+    env: Environment, keys: Array, states: Any, actions: Array, alive: Array
 ) -> tuple[Any, Observation, Outcome]:
-    """Steps one environment per key [B], with actions [n, B] or [n, B, A]; results as ``batch_reset``."""
-    return jax.vmap(env.step, in_axes=(0, 0, 1), out_axes=(0, _batched(env.discrete), 0))(
-        keys, states, actions
-    )
+    """Steps one environment per key [B], with actions [n, B] or [n, B, A]; results as ``batch_reset``.
+
+    Args:
+        env: the environment.
+        keys: [B].
+        states: [B, ...].
+        actions: of all agents.
+        alive: [n, B] who acts. They see the last observation of an episode: many environments call every
+            agent done then, which does not tell the dead.
+    """
+    step = jax.vmap(env.step, in_axes=(0, 0, 1), out_axes=(0, _batched(env.discrete), 0))
+    states, observation, outcome = step(keys, states, actions)
+    alive = jnp.where(outcome.done, alive, observation.alive)
+    return states, _blind_the_dead(observation.replace(alive=alive)), outcome
+
+
+def _blind_the_dead(observation: Observation) -> Observation:
+    """Zeros for dead agents, whatever an environment fills in (Yu et al., 2022, mask death the same way).
+
+    Masks of a loss multiply, and a NaN times 0 is NaN.
+    """
+    return observation.replace(obs=jnp.where(observation.alive[..., None], observation.obs, 0.0))
+
+
+def take_observation(observation: Observation, index: Array) -> Observation:
+    """Those of the environments ``index`` [B]."""
+    axes = _batched(observation.action_mask is not None)
+    return jax.tree.map(lambda x, axis: jnp.take(x, index, axis=axis), observation, axes)
 
 
 def select_observation(done: Array, new: Observation, old: Observation) -> Observation:

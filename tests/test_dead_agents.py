@@ -1,0 +1,119 @@
+"""Nothing that a dead agent sees or does changes anything."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fp3o_jax import make_train
+from fp3o_jax.advantages import normalize_advantages
+from fp3o_jax.losses import explained_variance, masked_mean
+from fp3o_jax.schedules import make_algorithm
+from fp3o_jax.update import make_update, policy_change
+from toy_envs import mortal
+from update_helpers import ACTIONS, HP, differs, make_batch, networks, start
+
+ALGORITHMS = ["mappo", "happo", "coppo", "a2po", "fp3o"]
+SEEDS = st.integers(0, 2**31 - 1)
+
+
+@functools.cache
+def updated(algorithm, dead_ratios=False):
+    """batch -> new parameters, optimiser states and metrics; no two agents share weights."""
+    nets, member = networks("none", agent_id=False), make_algorithm(algorithm)
+    settings = {"epochs": 2, "num_minibatches": 1, "condition": lambda a, b: a + 1e-5 >= b}
+    update = jax.jit(
+        make_update(nets, member, dead_ratios=dead_ratios, **settings),
+        compiler_options={"xla_backend_optimization_level": 0},
+    )
+    params, opt_state = start(nets)
+    schedule = member.schedule(jax.random.key(5), 3)
+    return lambda batch: update(params, opt_state, batch, schedule, jax.random.key(0), HP)
+
+
+def with_dead(batch, seed, fill):
+    """``batch``, in which the dead saw and did something else: ``fill`` where a number can stand."""
+    rng = np.random.default_rng(seed)
+    dead = np.asarray(batch.alive) == 0
+
+    def change(x, new):
+        here = dead.reshape(dead.shape + (1,) * (x.ndim - 3))
+        return jnp.asarray(np.where(here, new, x), x.dtype)
+
+    action = rng.integers(0, ACTIONS, batch.action.shape)
+    names = ("obs", "log_prob", "advantage", "value", "target")
+    changed = {name: change(getattr(batch, name), fill) for name in names}
+    return batch.replace(action=change(batch.action, action), **changed)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@given(seed=SEEDS, fill=st.sampled_from([0.3, 1e30, np.nan, np.inf]))
+@settings(max_examples=8, deadline=None, derandomize=True)
+def test_an_update_does_not_depend_on_the_dead(algorithm, seed, fill):
+    batch = make_batch(start(networks("none", agent_id=False))[0], networks("none", agent_id=False), seed)
+    assert (np.asarray(batch.alive) == 0).any()
+    ours = updated(algorithm)(batch)
+    for leaf in jax.tree.leaves(ours):
+        assert np.isfinite(leaf).all()
+    jax.tree.map(np.testing.assert_array_equal, ours, updated(algorithm)(with_dead(batch, seed, fill)))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS[1:])
+def test_ratios_of_the_dead_weigh_if_they_are_asked_to(algorithm):
+    """As in the reference: then what the dead see moves the living."""
+    nets = networks("none", agent_id=False)
+    batch = make_batch(start(nets)[0], nets)
+    other = jax.random.normal(jax.random.key(1), batch.obs.shape) * 3
+    changed = batch.replace(obs=jnp.where(batch.alive[..., None] > 0, batch.obs, other))
+    params, others = (updated(algorithm, True)(x)[0] for x in (batch, changed))
+    assert differs(params, others)
+    params, others = (updated(algorithm)(x)[0] for x in (batch, changed))
+    assert not differs(params, others)
+
+
+@given(SEEDS)
+@settings(max_examples=20, deadline=None)
+def test_statistics_are_those_of_the_living(seed):
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(2, 2, 1, 30))
+    alive = (rng.random(x.shape) < 0.7).astype(np.float32)
+    poisoned = [jnp.asarray(np.where(alive > 0, a, np.nan)) for a in (x, y)]
+    plain = [jnp.asarray(np.where(alive > 0, a, 0.0)) for a in (x, y)]
+    alive = jnp.asarray(alive)
+
+    def statistics(a, b):
+        kl = policy_change(0.1 * a, alive)
+        living = jnp.where(alive > 0, normalize_advantages(a, alive), 0.0)
+        return kl, masked_mean(a, alive), explained_variance(a, b, alive), living
+
+    ours = statistics(*poisoned)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(ours))
+    jax.tree.map(np.testing.assert_array_equal, ours, statistics(*plain))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"algorithm": "ippo", "recurrent": True},
+        {"algorithm": "a2po", "sharing": "none"},
+        {"algorithm": "fp3o", "sharing": "partial"},
+    ],
+)
+def test_a_run_does_not_depend_on_what_the_dead_see(settings):
+    sizes = {"num_envs": 4, "rollout_length": 12, "total_env_steps": 96, "hidden_size": 8, "chunk_length": 4}
+
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    def run(seen_by_the_dead):
+        train = make_train({**sizes, **settings, "epochs": 2}, env=mortal(seen_by_the_dead))
+        out = train(jax.random.key(0))
+        return out["state"].params, out["state"].value_norm, out["metrics"]
+
+    ours = run(jnp.zeros(()))
+    for name in ("entropy", "joint_kl", "value_loss", "policy_loss"):
+        assert np.isfinite(ours[2][name]).all()
+    for fill in (1.0, jnp.nan, 1e30):
+        jax.tree.map(np.testing.assert_array_equal, ours, run(jnp.asarray(fill)))

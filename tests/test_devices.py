@@ -1,0 +1,59 @@
+"""Several devices: a program of two CPU devices in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import json, sys
+import fp3o_jax, jax, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+train = fp3o_jax.make_train(json.loads(sys.argv[1]))
+keys, mesh = jax.random.split(jax.random.key(0), 2), Mesh(np.array(jax.devices()), ("seeds",))
+def jit(fn):
+    return jax.jit(fn, compiler_options={"xla_backend_optimization_level": 0})
+results = {
+    "vmap": jit(jax.vmap(train))(keys),
+    "sharded keys": jit(jax.vmap(train))(jax.device_put(keys, NamedSharding(mesh, P("seeds")))),
+    "pmap": jax.pmap(train)(keys),
+    "shard_map": jit(
+        jax.shard_map(
+            jax.vmap(train), mesh=mesh, in_specs=P("seeds"), out_specs=P("seeds"), check_vma=False
+        )
+    )(keys),
+}
+for name, out in results.items():
+    print(json.dumps([name, np.asarray(out["metrics"]["entropy"]).tolist()]))
+"""
+
+
+def test_seeds_on_two_devices():
+    settings = {
+        **{"env": "matrix/climbing", "num_envs": 4, "rollout_length": 8, "total_env_steps": 96},
+        **{"epochs": 2, "num_minibatches": 2, "hidden_size": 8},
+    }
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, json.dumps(settings)],
+        env=os.environ | {"XLA_FLAGS": flags},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    results = dict(json.loads(line) for line in done.stdout.splitlines())
+    assert list(results) == ["vmap", "sharded keys", "pmap", "shard_map"]
+    for name, entropy in results.items():
+        assert entropy == [pytest.approx(row, rel=1e-4) for row in results["vmap"]], name
+
+
+def test_a_run_that_looks_for_nans(tmp_path):
+    """``JAX_DEBUG_NANS`` finds none in a run in which there are none."""
+    command = [sys.executable, "-m", "fp3o_jax.cli", "train", "--env", "mpe/simple_spread"]
+    command += ["--num-envs", "2", "--rollout-length", "4", "--total-env-steps", "16", "--hidden-size", "8"]
+    command += ["--eval-episodes", "2", "--run-dir", str(tmp_path / "run")]
+    done = subprocess.run(command, env=os.environ | {"JAX_DEBUG_NANS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "run" / "summary.json").exists()
