@@ -190,9 +190,9 @@ class Golden:
         value = _asarray(self.agents("value_preds")[:, :steps, :, 0])
         has_mask = "batch/agent0/available_actions" in self.data
         return Batch(
-            obs=self.networks.standardize_obs(sequences(self.agents("obs")[:, :steps])),
+            obs=self.networks.standardize_obs(None, sequences(self.agents("obs")[:, :steps])),
             critic_inputs=self.networks.standardize_critic_inputs(
-                sequences(self.agents("share_obs")[:, :steps])
+                None, sequences(self.agents("share_obs")[:, :steps])
             ),
             action_mask=(sequences(self.agents("available_actions")[:, :steps] > 0) if has_mask else None),
             alive=as_sequences(alive, self.length),

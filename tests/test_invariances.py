@@ -152,13 +152,13 @@ def test_padding_changes_nothing(algorithm, sharing, seed):
     mask[N, ..., 1:] = False
     wide_batch = batch.replace(
         **{name: one_more(getattr(batch, name)) for name in ("action", "advantage", "value", "target")},
-        obs=wide.standardize_obs(beside(batch.obs, (*samples, 7))),
+        obs=wide.standardize_obs(None, beside(batch.obs, (*samples, 7))),
         action_mask=jnp.asarray(mask),
         alive=one_more(batch.alive).at[N].set(0.0),
         log_prob=one_more(batch.log_prob).at[N].set(0.0),
         errors=None,
     )
-    batch = batch.replace(obs=nets.standardize_obs(batch.obs))
+    batch = batch.replace(obs=nets.standardize_obs(None, batch.obs))
     schedule = drawn(algorithm, seed)
     stages, pipelines = schedule.owners.shape
     if pipelines > 1:  # the fourth agent owns a pipeline of its own

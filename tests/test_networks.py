@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from fp3o_jax.config import ConfigError
+from fp3o_jax.inputs import standardize
 from fp3o_jax.networks import (
     ActorCritic,
     Categorical,
@@ -15,7 +16,6 @@ from fp3o_jax.networks import (
     Normed,
     product,
     recur,
-    standardize,
 )
 from fp3o_jax.sharing import Sharing, make_sharing, take
 
@@ -126,8 +126,8 @@ def test_padding_changes_nothing():
     together = build("none", obs=(3, 5, 4), actions=(2, 4, 3))
     params = together.init(jax.random.key(0))
     obs, mask, hidden, starts = inputs(together, jax.random.key(1), features=5)
-    noisy = together.standardize_obs(obs.at[0, ..., 3:].set(99.0))
-    plain = together.standardize_obs(obs.at[0, ..., 3:].set(0.0))
+    noisy = together.standardize_obs(None, obs.at[0, ..., 3:].set(99.0))
+    plain = together.standardize_obs(None, obs.at[0, ..., 3:].set(0.0))
     ours, _ = together.policy(params["actor"], noisy, mask, hidden, starts)
     clean, _ = together.policy(params["actor"], plain, mask, hidden, starts)
     np.testing.assert_array_equal(ours.logits[0], clean.logits[0])

@@ -55,7 +55,7 @@ def test_it_acts_as_in_training(run):
             mask[i, t, 0, : env.action_sizes[i]] = masks[t][agent]
     expected, _ = trainer.networks.policy(
         jax.tree.map(lambda x: x[1], state.params["actor"]),
-        trainer.networks.standardize_obs(jnp.asarray(stacked)),
+        trainer.networks.standardize_obs(None, jnp.asarray(stacked)),
         jnp.asarray(mask),
         trainer.networks.initial_hidden(1),
         jnp.zeros((steps, 1), bool),

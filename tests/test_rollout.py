@@ -46,7 +46,7 @@ def test_every_end_has_the_value_of_its_own_state(settings):
         inputs = state_of(jnp.full(11, start), jnp.arange(11))
         inputs = jnp.broadcast_to(inputs[None, :, None], (len(params["critic"]["trunk"]["bias_0"]), 11, 1, 4))
         starts = (jnp.arange(11) == 0)[:, None]
-        inputs = networks.standardize_critic_inputs(inputs)
+        inputs = networks.standardize_critic_inputs(None, inputs)
         return networks.value(params["critic"], inputs, networks.initial_critic_hidden(1), starts)[0][..., 0]
 
     cuts = 0

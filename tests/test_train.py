@@ -198,7 +198,7 @@ def test_a_time_limit_is_not_an_end(bootstrap, recurrent, low, high):
 
     value, _ = train.networks.value(
         state.params["critic"],
-        train.networks.standardize_critic_inputs(state.rollout.observation.global_state[None, None]),
+        train.networks.standardize_critic_inputs(None, state.rollout.observation.global_state[None, None]),
         state.rollout.critic_hidden,
         state.rollout.starts[None],
     )

@@ -140,6 +140,11 @@ class Config:
 
     hidden_size: int = 64
     """width of every hidden layer"""
+    normalize_obs: Literal["layer", "running", "none"] = "layer"
+    """what networks make of observations and of the global state. layer: a LayerNorm over the features of
+    each sample, to which [5, 5] and [0, 0] are the same; a single feature stays as it is. running: mean and
+    variance of each feature over all that was seen in training, clipped to 10 deviations; a part of the
+    policy. none: as they are"""
     recurrent: bool = False
     """put a GRU after the trunk of actors and critics"""
     chunk_length: int = 16
@@ -184,6 +189,7 @@ class Config:
             ("sharing", get_args(SharingName)),
             ("condition", get_args(Condition)),
             ("lr_schedule", ("constant", "linear")),
+            ("normalize_obs", ("layer", "running", "none")),
             ("selection", get_args(Selection)),
             ("advantage_split", ("uniform", "dirichlet")),
         ):

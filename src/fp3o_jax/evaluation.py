@@ -50,7 +50,7 @@ def _advance(trainer: Trainer, params: Any, play: Play, greedy: bool) -> tuple[P
     mask = seen.action_mask
     distribution, hidden = trainer.networks.policy(
         params["actor"],
-        trainer.networks.standardize_obs(seen.obs)[:, None],
+        trainer.networks.standardize_obs(params["actor"], seen.obs)[:, None],
         None if mask is None else mask[:, None],
         play.hidden,
         jnp.zeros((1, episodes), bool),

@@ -18,11 +18,12 @@ import numpy as np
 from flax.linen import initializers
 from jax import Array
 
+from fp3o_jax.inputs import Statistics, measure, merge, normalize, nothing_seen, standardize
 from fp3o_jax.sharing import Sharing, apply_grouped, take
 
 GAIN = 2.0**0.5
 MASKED_LOGIT = -1e10
-EPSILON = 1e-5  # of every LayerNorm
+EPSILON = 1e-5  # of every LayerNorm behind a layer
 
 
 class Distribution(Protocol):
@@ -231,19 +232,6 @@ def _product_backward(residuals: tuple[Array, Array], cotangent: Array) -> tuple
 product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _product_backward)
 
 
-def standardize(x: Array, mask: Array) -> Array:
-    """LayerNorm without weights over the features that exist: padded ones neither count nor come through.
-
-    Args:
-        x: [..., F].
-        mask: 1 where the feature exists, of a shape that broadcasts.
-    """
-    count = mask.sum(-1, keepdims=True)
-    mean = (x * mask).sum(-1, keepdims=True) / count
-    variance = ((x - mean) ** 2 * mask).sum(-1, keepdims=True) / count
-    return (x - mean) * jax.lax.rsqrt(variance + EPSILON) * mask
-
-
 def row_mean(x: Array) -> Array:
     """Mean over the last axis, which stays: [..., W] -> [..., 1]."""
     weights = jnp.full((x.shape[-1], 1), 1.0 / x.shape[-1], x.dtype)
@@ -351,8 +339,9 @@ class ActorCritic:
     """Policies and value functions of n agents under one sharing.
 
     Parameters are ``{"actor": {"trunk", "head"}, "critic": {"trunk", "head"}}``, each leaf with a leading
-    axis of groups (see :mod:`fp3o_jax.sharing`). Methods take ``agents``: the int index [P] of the agents
-    that the rows of the inputs belong to, or None for all of them in order.
+    axis of groups (see :mod:`fp3o_jax.sharing`); under ``normalize_obs="running"`` each has a "normalizer"
+    as well, which no gradient moves (:mod:`fp3o_jax.inputs`). Methods take ``agents``: the int index [P] of
+    the agents that the rows of the inputs belong to, or None for all of them in order.
 
     Args:
         sharing: the partition.
@@ -365,6 +354,7 @@ class ActorCritic:
         agent_id: tell agents that share weights apart by a one-hot id.
         one_critic: agents that share a critic share its values as well: it sees the same for all of them, and
             no id.
+        normalize_obs: what becomes of observations and of what critics see: layer, running or none.
 
     Attributes:
         num_critics: rows of values: 1 where all agents share them, else n.
@@ -382,8 +372,10 @@ class ActorCritic:
         recurrent: bool,
         agent_id: bool,
         one_critic: bool = False,
+        normalize_obs: str = "layer",
     ):
         self.sharing = sharing
+        self.normalize_obs = normalize_obs
         self.num_agents = sharing.num_agents
         self.state_size = hidden_size if recurrent else 0
         self.max_actions = max(action_sizes)
@@ -403,7 +395,7 @@ class ActorCritic:
         self._width = hidden_size
 
     def init(self, key: Array) -> dict[str, Any]:
-        """Fresh parameters: orthogonal weights, zero biases."""
+        """Fresh parameters: orthogonal weights, zero biases, and statistics that have seen nothing."""
         keys = iter(jax.random.split(key, 4))
 
         def trunk(mask: np.ndarray, ids: np.ndarray | None, groups: tuple[int, ...]) -> Any:
@@ -421,7 +413,7 @@ class ActorCritic:
             )
 
         critic_groups = self.sharing.critic.trunk
-        return {
+        weights = {
             "actor": {
                 "trunk": trunk(self._obs_mask, self._ids, self.sharing.trunk),
                 "head": head(self._policy_head, self.sharing.head, jnp.ones(self.max_actions)),
@@ -431,6 +423,8 @@ class ActorCritic:
                 "head": head(self._value_head, critic_groups),
             },
         }
+        blank = self.nothing_seen()
+        return weights | {name: weights[name] | {"normalizer": new} for name, new in blank.items()}
 
     def apart(self, agents: Array) -> ActorCritic:
         """The networks of ``agents`` [P], of which no two share weights, as of a team of P that shares none.
@@ -446,17 +440,74 @@ class ActorCritic:
         )
         return team
 
-    def standardize_obs(self, obs: Array, agents: Array | None = None) -> Array:
-        """Observations [P, ..., O] as :meth:`policy` takes them. Free of weights, so once is enough."""
-        return self._standardize(obs, self._obs_mask, agents)
+    def standardize_obs(self, params: dict[str, Any] | None, obs: Array) -> Array:
+        """Observations [n, ..., O] as :meth:`policy` takes them. Free of weights, so once is enough.
 
-    def standardize_critic_inputs(self, inputs: Array, agents: Array | None = None) -> Array:
-        """What critics see, [P, ..., S] or [1, ..., S], as :meth:`value` takes it."""
-        return self._standardize(inputs, self._critic_mask, agents)
+        Args:
+            params: ``params["actor"]``, of which the statistics are read, if there are any.
+            obs: as the environment gives them, padded with anything.
+        """
+        return self._standardize(params, obs, self._obs_mask, self.sharing)
 
-    def _standardize(self, x: Array, masks: np.ndarray, agents: Array | None) -> Array:
-        masks = _rows(masks, agents)
-        return standardize(x, masks.reshape((-1, *[1] * (x.ndim - 2), x.shape[-1])))
+    def standardize_critic_inputs(self, params: dict[str, Any] | None, x: Array) -> Array:
+        """What critics see, [n, ..., S] or [1, ..., S], as :meth:`value` takes it; ``params["critic"]``."""
+        return self._standardize(params, x, self._critic_mask, self.sharing.critic)
+
+    def _standardize(
+        self, params: dict[str, Any] | None, x: Array, masks: np.ndarray, sharing: Sharing
+    ) -> Array:
+        def beside(rows: Array | np.ndarray) -> Array | np.ndarray:
+            return rows.reshape((-1, *[1] * (x.ndim - 2), x.shape[-1]))
+
+        if self.normalize_obs == "layer":
+            return standardize(x, beside(masks))
+        if self.normalize_obs == "none":
+            return jnp.where(beside(masks) > 0, x, 0.0)
+        groups = np.array(sharing.trunk[: len(x)])
+        statistics = jax.tree.map(lambda leaf: beside(leaf[groups]), params["normalizer"])
+        return normalize(x, statistics, beside(masks))
+
+    def nothing_seen(self) -> dict[str, Statistics]:
+        """Statistics of what actors and critics see, of no sample yet; empty but for "running"."""
+        if self.normalize_obs != "running":
+            return {}
+        shown = {"actor": (self.sharing, self._obs_mask), "critic": (self.sharing.critic, self._critic_mask)}
+        return {
+            name: nothing_seen(max(sharing.trunk) + 1, masks.shape[-1])
+            for name, (sharing, masks) in shown.items()
+        }
+
+    def see(
+        self, seen: dict[str, Statistics], obs: Array, critic_inputs: Array, alive: Array
+    ) -> dict[str, Statistics]:
+        """``seen`` and one more step of B environments, whose samples count while their agent lives.
+
+        A global state is nobody's own: it counts once while anyone lives, for all critics alike, whose
+        statistics stay the same. So it is normalised, and stored, once for all of them.
+
+        Args:
+            seen: what :meth:`nothing_seen` or a step before gave.
+            obs: [n, B, O] as the environment gives them.
+            critic_inputs: [n, B, S] or [1, B, S], likewise.
+            alive: [n, B] bool.
+        """
+        shown = {
+            "actor": (obs, self._obs_mask, self.sharing),
+            "critic": (critic_inputs, self._critic_mask, self.sharing.critic),
+        }
+
+        def step(x: Array, masks: np.ndarray, sharing: Sharing) -> Statistics:
+            living = alive if len(x) == self.num_agents else alive.any(0, keepdims=True)
+            return measure(x, living[..., None] & (masks[:, None] > 0), sharing.trunk[: len(x)])
+
+        return {name: merge(before, step(*shown[name])) for name, before in seen.items()}
+
+    def with_seen(self, params: dict[str, Any], seen: dict[str, Statistics]) -> dict[str, Any]:
+        """``params`` whose statistics count what was ``seen`` as well."""
+        return {
+            name: part | {"normalizer": merge(part["normalizer"], seen[name])} if name in seen else part
+            for name, part in params.items()
+        }
 
     def initial_hidden(self, num_envs: int) -> Array | None:
         """Zero states [n, B, H] of the actors; None if feed-forward."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
@@ -47,6 +48,7 @@ class Policy:
             hidden_size=architecture["hidden_size"],
             recurrent=architecture["recurrent"],
             agent_id=architecture["agent_id"],
+            normalize_obs=architecture.get("normalize_obs", "layer"),  # as all were before there was a choice
         )
 
     def initial_state(self) -> Array:
@@ -81,10 +83,13 @@ class Policy:
                 given = f"{jnp.size(obs[agent])} features" if agent in obs else "nothing"
                 raise ConfigError(f"obs[{agent!r}] has {given}, the policy was trained on {size}")
         x = self._stacked({a: jnp.ravel(obs[a]).astype(jnp.float32) for a in self.agents}, self._obs_sizes)
+        if "normalize_obs" not in self.architecture:
+            # Exported when the LayerNorm made a single feature 0.
+            x = x * (np.array(self._obs_sizes) > 1)[:, None, None, None]
         mask = None if action_mask is None else self._stacked(action_mask, self._action_sizes) > 0
         distribution, states = self._networks.policy(
             self.params,
-            self._networks.standardize_obs(x),
+            self._networks.standardize_obs(self.params, x),
             mask,
             state[:, None] if self._networks.state_size else None,
             jnp.zeros((1, 1), bool),
@@ -127,6 +132,7 @@ def architecture(trainer: Trainer) -> dict[str, Any]:
         "hidden_size": config.hidden_size,
         "recurrent": config.recurrent,
         "agent_id": config.agent_id,
+        "normalize_obs": config.normalize_obs,
     }
 
 

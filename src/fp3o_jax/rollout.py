@@ -18,6 +18,7 @@ from fp3o_jax.envs.base import (
     select_observation,
     take_observation,
 )
+from fp3o_jax.inputs import Statistics
 from fp3o_jax.networks import ActorCritic
 from fp3o_jax.sequences import as_sequences
 
@@ -67,6 +68,7 @@ class Trajectory:
         episode_return, episode_length: [T, B], of the episode up to and including this step.
         actor_hidden: [n, N, H], before each sequence; None if feed-forward.
         critic_hidden: [c, N, H], likewise.
+        statistics: of what actors and critics saw, for ``normalize_obs="running"``; else empty.
     """
 
     obs: Array
@@ -86,6 +88,7 @@ class Trajectory:
     episode_length: Array
     actor_hidden: Array | None
     critic_hidden: Array | None
+    statistics: dict[str, Statistics]
 
 
 @struct.dataclass
@@ -108,6 +111,11 @@ class Beginnings:
     env_state: Any
     observation: Observation
     judgement: Judgement
+
+
+#: Between two steps: where the environments stand, what critics say of it, how many episodes have begun, the
+#: statistics of what was seen, and what was recorded.
+Carry = tuple[RolloutState, Judgement, Array, dict[str, Statistics], dict[str, Array]]
 
 
 def init_rollout(env: Environment, networks: ActorCritic, key: Array, num_envs: int) -> RolloutState:
@@ -155,10 +163,12 @@ def collect(
     """
     num_envs = state.starts.shape[0]
     key_starts, key_action, key_step = jax.random.split(key, 3)
-    see = networks.standardize_critic_inputs
+
+    def shown(observation: Observation) -> Array:
+        return observation.global_state[None] if critics_see_state else observation.obs
 
     def critic_inputs(observation: Observation) -> Array:
-        return see(observation.global_state[None] if critics_see_state else observation.obs)
+        return networks.standardize_critic_inputs(params["critic"], shown(observation))
 
     def judge(observation: Observation, hidden: Array | None, starts: Array) -> Judgement:
         inputs = critic_inputs(observation)[:, None]
@@ -167,8 +177,8 @@ def collect(
 
     beginnings = _draw(env, networks, judge, key_starts, num_starts)
 
-    def act(carry: tuple[RolloutState, Judgement, Array, dict[str, Array]], inputs: tuple[Array, ...]):
-        s, judgement, begun, buffers = carry
+    def act(carry: Carry, inputs: tuple[Array, ...]):
+        s, judgement, begun, statistics, buffers = carry
         t, key_action, keys_step = inputs
         seen = s.observation
         acted = _act(networks, params["actor"], s, key_action)
@@ -200,10 +210,11 @@ def collect(
             episode_return=jnp.where(outcome.done, 0.0, outcomes["episode_return"]),
             episode_length=jnp.where(outcome.done, 0, outcomes["episode_length"]),
         )
+        statistics = networks.see(statistics, seen.obs, shown(seen), seen.alive)
         s, judgement, begun = _begin(s, ahead, begun, beginnings)
-        return (s, judgement, begun, _write(buffers, recorded, t)), outcomes
+        return (s, judgement, begun, statistics, _write(buffers, recorded, t)), outcomes
 
-    def chunk(carry: tuple[RolloutState, Judgement, Array, dict[str, Array]], inputs: tuple[Array, ...]):
+    def chunk(carry: Carry, inputs: tuple[Array, ...]):
         hidden = carry[0].actor_hidden, carry[0].critic_hidden
         carry, outcomes = jax.lax.scan(act, carry, inputs)
         return carry, (outcomes, hidden)
@@ -219,20 +230,26 @@ def collect(
         state,
         judge(state.observation, state.critic_hidden, state.starts),
         jnp.zeros_like(state.episode_length[0]),
-        _buffers(networks, state.observation, critic_inputs, rollout_length, chunk_length),
+        networks.nothing_seen(),
+        _buffers(networks, params["actor"], state.observation, critic_inputs, rollout_length, chunk_length),
     )
-    (state, _, _, buffers), (outcomes, hidden) = jax.lax.scan(chunk, carry, steps)
+    (state, _, _, statistics, buffers), (outcomes, hidden) = jax.lax.scan(chunk, carry, steps)
     outcomes = jax.tree.map(lambda x: x.reshape((rollout_length, *x.shape[2:])), outcomes)
     of_critics = {name: outcomes.pop(name).swapaxes(0, 1) for name in ("value", "next_value")}
     hidden = jax.tree.map(lambda x: as_sequences(x.swapaxes(0, 1), 1)[:, 0], hidden)
     return state, Trajectory(
-        **buffers, **of_critics, **outcomes, actor_hidden=hidden[0], critic_hidden=hidden[1]
+        **buffers,
+        **of_critics,
+        **outcomes,
+        actor_hidden=hidden[0],
+        critic_hidden=hidden[1],
+        statistics=statistics,
     )
 
 
 def _act(networks: ActorCritic, params: Any, s: RolloutState, key: Array) -> dict[str, Array | None]:
     """What all agents see, do, and how likely that was; their recurrent states behind it."""
-    obs, mask = networks.standardize_obs(s.observation.obs), s.observation.action_mask
+    obs, mask = networks.standardize_obs(params, s.observation.obs), s.observation.action_mask
     distribution, hidden = networks.policy(
         params, obs[:, None], None if mask is None else mask[:, None], s.actor_hidden, s.starts[None]
     )
@@ -285,6 +302,7 @@ def _begin(
 
 def _buffers(
     networks: ActorCritic,
+    actor_params: Any,
     observation: Observation,
     critic_inputs: Callable[[Observation], Array],
     rollout_length: int,
@@ -296,7 +314,7 @@ def _buffers(
     """
     num_envs = observation.alive.shape[1]
     one = {
-        "obs": networks.standardize_obs(observation.obs),
+        "obs": networks.standardize_obs(actor_params, observation.obs),
         "critic_inputs": critic_inputs(observation),
         "action_mask": observation.action_mask,
         "alive": observation.alive,

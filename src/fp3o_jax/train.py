@@ -33,8 +33,9 @@ class TrainState:
     """Everything needed to go on, to act, or to be saved.
 
     Attributes:
-        params: ``{"actor", "critic"}``, each ``{"trunk", "head"}``, leaves [G, ...].
-        opt_state: Adam statistics in the same layout.
+        params: ``{"actor", "critic"}``, each ``{"trunk", "head"}``, leaves [G, ...]; with
+            ``normalize_obs="running"`` also ``"normalizer"``, the statistics of what they see.
+        opt_state: Adam statistics of trunks and heads in the same layout.
         value_norm: running statistics of the value targets.
         rollout: where the environments stand.
         key: PRNG key of the next iteration.
@@ -133,7 +134,7 @@ class Trainer:
             "env_steps": num_updates.astype(counter) * config.steps_per_update,
         }
         state = state.replace(
-            params=params,
+            params=self.networks.with_seen(params, trajectory.statistics),
             opt_state=opt_state,
             value_norm=value_norm,
             rollout=rollout,
@@ -230,7 +231,12 @@ class Trainer:
         if jax.default_backend() == "cpu":
             # Seeds one after another: side by side they would only push one another out of the cache.
             update = jax.custom_batching.sequential_vmap(update)
-        return update(state.params, state.opt_state, batch, schedule, key, state.hyperparams, fraction)
+        weights = {name: {p: part[p] for p in optimizer.PARTS} for name, part in state.params.items()}
+        weights, opt_state, metrics = update(
+            weights, state.opt_state, batch, schedule, key, state.hyperparams, fraction
+        )
+        # What is not learned by gradients stays.
+        return {name: part | weights[name] for name, part in state.params.items()}, opt_state, metrics
 
     @property
     def _num_starts(self) -> int:
@@ -291,6 +297,7 @@ def make_train(config: Config | Mapping[str, Any], env: Any = None) -> Trainer:
         hidden_size=config.hidden_size,
         recurrent=config.recurrent,
         agent_id=config.agent_id,
+        normalize_obs=config.normalize_obs,
         one_critic=algorithm.critics_see_state and not config.critic_agent_id,
     )
     return Trainer(config, environment, networks, algorithm)
