@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fp3o_jax import xla
+from fp3o_jax.arguments import in_one_style
 from fp3o_jax.config import PRESETS, Config, ConfigError, unknown
 from fp3o_jax.runs import RunError, RunOptions, evaluate_run, render_run, run_training
 from fp3o_jax.runs.directory import read_config, read_options
@@ -35,6 +36,8 @@ def main(args: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status: 2 for settings that cannot be used, 1 for a run that
     cannot go on."""
     args = list(sys.argv[1:] if args is None else args)
+    if len(args) > 1 and args[1].startswith("--resume="):
+        args[1:2] = args[1].split("=", 1)
     xla.keep_compiled()
     try:
         default, options = Config(), RunOptions()
@@ -58,6 +61,8 @@ def main(args: Sequence[str] | None = None) -> int:
             "export": export,
             "list": list_names,
         }
+        if args and args[0] in commands:
+            args[1:] = in_one_style(args[1:], commands[args[0]])
         tyro.extras.subcommand_cli_from_dict(
             commands, prog="fp3o", description=DESCRIPTION, args=args or ["--help"]
         )

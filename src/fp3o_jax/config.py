@@ -12,10 +12,14 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
+from fp3o_jax.values import as_meant, field_types
+
 Algorithm = Literal["fp3o", "mappo", "ippo", "coppo", "happo", "a2po"]
 SharingName = Literal["full", "partial", "none", "by_type", "groups"]
 Selection = Literal["cyclic", "random_derangement", "reverse"]
 Condition = Literal["joint", "per_pipeline", "off"]
+#: Seeds have 64 bits.
+MAX_SEED = 2**64 - 1
 
 
 class ConfigError(ValueError):
@@ -29,6 +33,24 @@ def unknown(setting: str, value: object, valid: Iterable[str]) -> ConfigError:
     near = near or difflib.get_close_matches(str(value), valid, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
     return ConfigError(f"{setting}={value!r} is unknown: {hint}valid are {', '.join(valid)}")
+
+
+def settle_types(settings: Any, prefix: str = "") -> None:
+    """Makes the fields of a frozen dataclass of settings what their annotations say.
+
+    Args:
+        settings: the instance, while it is being made.
+        prefix: what errors put before a field's name.
+
+    Raises:
+        ConfigError: a value is of another type.
+    """
+    for name, hint in field_types(type(settings)).items():
+        value = getattr(settings, name)
+        try:
+            object.__setattr__(settings, name, as_meant(value, hint))
+        except ValueError as error:
+            raise ConfigError(f"{prefix}{name}={value!r} {error}") from None
 
 
 class Hyperparams(NamedTuple):
@@ -174,11 +196,7 @@ class Config:
     """independent runs trained side by side in one program"""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "env_kwargs", dict(self.env_kwargs))
-        for name in ("trunk_groups", "head_groups", "advantage_split"):
-            value = getattr(self, name)
-            if isinstance(value, list):
-                object.__setattr__(self, name, tuple(value))
+        settle_types(self)
         self._check_names()
         self._check_numbers()
         self._check_together()
@@ -214,10 +232,11 @@ class Config:
             *(name for name in ("num_starts", "block_size") if getattr(self, name) is not None),
         ):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            if value < 1:
                 raise ConfigError(f"{name}={value!r} must be a whole number of at least 1")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise ConfigError(f"seed={self.seed!r} must be a whole number of at least 0")
+        if not 0 <= self.seed <= MAX_SEED - (self.num_seeds - 1):
+            least = f", that of the last of num_seeds={self.num_seeds} too" if self.num_seeds > 1 else ""
+            raise ConfigError(f"seed={self.seed!r} must be a whole number from 0 to 2**64 - 1{least}")
         positive = ("actor_lr", "critic_lr", "clip_eps", "max_grad_norm", "huber_delta")
         for name in positive + (("head_lr_scale",) if self.head_lr_scale is not None else ()):
             value = getattr(self, name)
@@ -318,7 +337,7 @@ class Config:
 
 
 def _is_real(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def _nearest_divisors(total: int, wanted: int) -> str:

@@ -1,0 +1,92 @@
+"""Values of settings as Python's own: what NumPy, JAX and command lines hand in, by the type that is meant."""
+
+from __future__ import annotations
+
+import functools
+import math
+import sys
+import types
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+#: By type: what an error calls a value of it.
+NOUNS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text", Path: "a path"}
+
+field_types = functools.cache(get_type_hints)
+
+
+def as_meant(value: Any, hint: Any) -> Any:
+    """A value as the type annotation means it.
+
+    Scalars of NumPy and JAX become Python's, arrays and lists tuples where a tuple is meant, whole floats
+    such as 1e6 ints, and ints floats, so that equal settings are written in the same way. What the annotation
+    says nothing of, such as a function, stays as it is.
+
+    Args:
+        value: anything.
+        hint: a type, a union, a ``Literal``, ``tuple[T, ...]`` or a mapping.
+
+    Raises:
+        ValueError: the value is of another type; the message says of which it must be.
+    """
+    value = plain_number(value)
+    meant = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    if value is None and type(None) in meant:
+        return None
+    items = next((get_args(kind)[0] for kind in meant if get_origin(kind) is tuple), None)
+    if items is not None and isinstance(value, Sequence) and not isinstance(value, str):
+        return tuple(as_meant(item, items) for item in value)
+    if any(get_origin(kind) is Mapping for kind in meant):
+        if not isinstance(value, Mapping):
+            raise ValueError("must be a mapping from names to values")
+        return {name: plain_number(item) for name, item in value.items()}
+    if any(get_origin(kind) is Literal for kind in meant):
+        return value  # which names there are is said where they are checked
+    for kind in meant:
+        converted = _converted(value, kind)
+        if converted is not None:
+            return converted
+    if items is not None:
+        raise ValueError(f"must be a list, each item {NOUNS[items]}")
+    wanted = [NOUNS[kind] for kind in meant if kind in NOUNS]
+    if wanted:
+        raise ValueError(f"must be {' or '.join(wanted)}")
+    return value
+
+
+def plain_number(value: Any) -> Any:
+    """A scalar of NumPy or JAX as Python's, an array as lists; anything else as it is.
+
+    Raises:
+        ValueError: a value that is still to be computed, as inside ``jit``.
+    """
+    if not (hasattr(value, "dtype") and hasattr(value, "tolist")):
+        return value
+    try:
+        return value.tolist()
+    except TypeError as error:
+        raise ValueError(
+            "must be known before anything is compiled: what `jit` or `vmap` traces is handed to "
+            "`train(key, hyperparams)`"
+        ) from error
+
+
+def whole(value: float) -> int | None:
+    """A float as the int that it is; None if it is none."""
+    return int(value) if math.isfinite(value) and value == int(value) else None
+
+
+def _converted(value: Any, kind: Any) -> Any:
+    """The value as one type; None if it is not of that type."""
+    if isinstance(value, bool) or kind is bool:
+        return value if isinstance(value, bool) and kind is bool else None
+    if kind is int and isinstance(value, (int, float)):
+        return whole(value) if isinstance(value, float) else int(value)
+    if kind is float and isinstance(value, (int, float)):
+        return value if isinstance(value, int) and abs(value) > sys.float_info.max else float(value)
+    if kind is str and isinstance(value, str):
+        return str(value)
+    if kind is Path and isinstance(value, (str, Path)):
+        return Path(value)
+    return None
