@@ -15,8 +15,8 @@ SWITCH = {"true": True, "false": False}
 def in_one_style(args: Sequence[str], command: Callable[..., None]) -> list[str]:
     """The arguments of a command in the style that tyro reads.
 
-    Switches may be written ``--name``, ``--no-name``, ``--name=True``, ``--name False``; whole numbers also as
-    floats, ``1e6``. What does not fit, such as ``--num-envs 1.5``, is left for tyro to refuse.
+    Switches may be written ``--name``, ``--no-name``, ``--name=True``, ``--name False``; whole numbers also
+    as floats, ``1e6``. What does not fit, such as ``--num-envs 1.5``, is left for tyro to refuse.
 
     Args:
         args: without the command's name.

@@ -16,6 +16,7 @@ from fp3o_jax.arguments import in_one_style
 from fp3o_jax.config import PRESETS, Config, ConfigError, unknown
 from fp3o_jax.runs import RunError, RunOptions, evaluate_run, render_run, run_training
 from fp3o_jax.runs.directory import read_config, read_options
+from fp3o_jax.runs.progress import tell
 
 DESCRIPTION = """\
 Train teams of agents with FP3O, MAPPO, IPPO, HAPPO, A2PO or CoPPO, end to end in JAX.
@@ -67,7 +68,7 @@ def main(args: Sequence[str] | None = None) -> int:
             commands, prog="fp3o", description=DESCRIPTION, args=args or ["--help"]
         )
     except (ConfigError, RunError) as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        tell(Console(stderr=True), str(error), "error:", "bold red")
         return 2 if isinstance(error, ConfigError) else 1
     return 0
 
@@ -164,7 +165,7 @@ def export(
     from fp3o_jax.policy import load_policy
 
     folder = load_policy(run, seed_index, best).save(output or run / "policy")
-    Console().print(f"written to {folder}", soft_wrap=True)
+    tell(Console(), f"written to {folder}")
 
 
 def list_names() -> None:
@@ -180,7 +181,7 @@ def list_names() -> None:
     console.print(table)
     console.print("environments: fp3o train --env ENV")
     for name in available():
-        console.print(f"  {name}", highlight=False)
+        tell(console, f"  {name}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -138,7 +137,9 @@ def record(trainer: Trainer, params: Any, key: Array, greedy: bool = True) -> Ep
         key: PRNG key.
         greedy: take the most probable action (else sample).
     """
-    states, actions, outcomes = jax.device_get(_play_one(trainer, params, key, greedy))
+    # Compiled for this call: a cache by trainer would keep every trainer that has played.
+    play = jax.jit(lambda params, key: _play_one(trainer, params, key, greedy))
+    states, actions, outcomes = jax.device_get(play(params, key))
     done = outcomes.done
     steps = int(done.argmax()) + 1 if done.any() else len(done)
     return Episode(
@@ -148,7 +149,6 @@ def record(trainer: Trainer, params: Any, key: Array, greedy: bool = True) -> Ep
     )
 
 
-@partial(jax.jit, static_argnames=("trainer", "greedy"))
 def _play_one(trainer: Trainer, params: Any, key: Array, greedy: bool) -> tuple[Any, Array, Outcome]:
     """States [L+1, ...], actions [L, n, ...] and outcomes [L] up to the step limit L, past the end."""
     limit = STEP_LIMIT if trainer.env.time_limit is None else trainer.env.time_limit + 1

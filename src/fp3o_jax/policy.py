@@ -146,7 +146,8 @@ def load_policy(path: Path | str, seed_index: int = 0, best: bool = False, env: 
         env: the environment object that the run was given, if it was given one.
 
     Raises:
-        ConfigError: there is neither, or no checkpoint, or no such seed.
+        ConfigError: there is neither, or no checkpoint, or no such seed; or the run was given an environment
+            object and ``env`` is not such a one.
     """
     path = Path(path)
     if (path / ARCHITECTURE).exists():
@@ -154,8 +155,8 @@ def load_policy(path: Path | str, seed_index: int = 0, best: bool = False, env: 
 
         params = unflatten_dict(load_file(path / WEIGHTS), sep=",")
         return Policy(json.loads((path / ARCHITECTURE).read_text(encoding="utf-8")), params)
-    from fp3o_jax.runs.trained import load_run, pick_seeds
+    from fp3o_jax.runs.trained import load_params, pick_seeds
 
-    trainer, state = load_run(path, best, env)
+    trainer, params = load_params(path, best, env)
     (index,) = pick_seeds(trainer.config, seed_index)
-    return Policy(architecture(trainer), jax.tree.map(lambda x: x[index], state.params["actor"]))
+    return Policy(architecture(trainer), jax.tree.map(lambda x: x[index], params["actor"]))

@@ -1,4 +1,4 @@
-"""Values of settings as Python's own: what NumPy, JAX and command lines hand in, by the type that is meant."""
+"""Values of settings as Python's own, whatever NumPy, JAX or a user hands in."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -88,6 +88,9 @@ class Checkpoints:
         arrays = pack(state)
         score = float(score) if np.isfinite(score) else -np.finfo(np.float64).max
         record = {**record, "score": score, "digest": digest(arrays), "structure": structure(arrays)}
+        record["arrays"] = [
+            [name, list(arrays[name].shape), str(arrays[name].dtype)] for name in sorted(arrays)
+        ]
         items = self._args.Composite(
             state=self._args.StandardSave({"bytes": join(arrays)}), run=self._args.JsonSave(record)
         )
@@ -95,7 +98,7 @@ class Checkpoints:
             self._manager.save(update, args=items, metrics={"score": record["score"]}, force=True)
 
     def restore(self, template: Any, best: bool = False) -> Checkpoint | None:
-        """The newest checkpoint that is whole; None if there is none.
+        """The newest checkpoint that is whole, to go on from to the bit; None if there is none.
 
         Args:
             template: what ``jax.eval_shape`` says of the state.
@@ -104,31 +107,87 @@ class Checkpoints:
         Raises:
             ConfigError: it was saved by another config or version.
         """
-        expected = {name: np.empty(*spec) for name, spec in _specs(template).items()}
+        expected = blank(template)
+
+        def layout(record: Mapping[str, Any]) -> dict[str, np.ndarray]:
+            if record["structure"] != structure(expected):
+                raise ConfigError(
+                    "does not fit this config: it was saved by another config or another version; continue "
+                    f"with those it was started with{_difference(record, expected)}"
+                )
+            return expected
+
+        found = self._newest_whole(layout, best)
+        return found and Checkpoint(found[0], unpack(found[2], template), found[1])
+
+    def restore_part(self, template: Any, part: str, best: bool = False) -> Any:
+        """One field of the newest state that is whole, as it was saved; None if there is no such state.
+
+        The other fields may have changed since: acting needs ``params`` alone, and neither the environment's
+        state nor keys nor the width of numbers need be what they were.
+
+        Args:
+            template: what ``jax.eval_shape`` says of the whole state.
+            part: name of the field.
+            best: of the checkpoint with the highest score instead of the newest.
+
+        Raises:
+            ConfigError: the field's names or shapes are not those of the template.
+        """
+        prefix, everything = f".{part}", blank(template)
+        expected = {name: array for name, array in everything.items() if _below(name, prefix)}
+
+        def layout(record: Mapping[str, Any]) -> dict[str, np.ndarray]:
+            saved = listed(record)
+            if saved is None:  # as versions before this one wrote it
+                if record["structure"] != structure(everything):
+                    raise ConfigError(
+                        "does not fit this config, and lists no parts that could be taken out of it: read it "
+                        "with the version and the JAX settings that it was saved with"
+                    )
+                return everything
+            held = {name: array.shape for name, array in saved.items() if _below(name, prefix)}
+            if held != {name: array.shape for name, array in expected.items()}:
+                raise ConfigError(
+                    f"does not fit this config: its {part} are of another config or another version"
+                    f"{_difference(record, expected, prefix)}"
+                )
+            return saved
+
+        found = self._newest_whole(layout, best)
+        if found is None:
+            return None
+        arrays = {name.removeprefix(prefix): a for name, a in found[2].items() if _below(name, prefix)}
+        return unpack(arrays, getattr(template, part))
+
+    def _newest_whole(
+        self, layout: Callable[[Mapping[str, Any]], dict[str, np.ndarray]], best: bool
+    ) -> tuple[int, dict[str, Any], dict[str, np.ndarray]] | None:
+        """Update, record and arrays of the newest or best checkpoint that is whole.
+
+        Args:
+            layout: record -> arrays with the shapes and types of what was saved; a ConfigError that it raises
+                gets the checkpoint's name in front.
+            best: that of the highest score.
+        """
         steps = sorted(self._manager.all_steps(), reverse=True)
         if best:
             steps.sort(key=self._score, reverse=True)
         for step in steps:
             try:
                 record = self._restore(step, run=self._args.JsonRestore()).run
-                fits = record["structure"] == structure(expected)
-                if fits:
-                    saved = self._restore(step, state=self._args.StandardRestore({"bytes": join(expected)}))
-                    arrays = split(np.asarray(saved.state["bytes"]), expected)
-                    whole = digest(arrays) == record["digest"]
+                like = layout(record)
+                saved = self._restore(step, state=self._args.StandardRestore({"bytes": join(like)}))
+                arrays = split(np.asarray(saved.state["bytes"]), like)
+                if digest(arrays) == record["digest"]:
+                    return step, record, arrays
+            except ConfigError as error:
+                raise ConfigError(f"checkpoint {self.path / str(step)} {error}") from None
             except Exception as error:  # whatever a damaged file makes of a parser
-                fits, whole = True, False
                 logging.getLogger(__name__).debug("checkpoint %s: %s", step, error)
-            if not fits:
-                raise ConfigError(
-                    f"checkpoint {self.path / str(step)} does not fit this config: it was saved by another "
-                    "config or another version; continue with those it was started with"
-                )
-            if whole:
-                return Checkpoint(step, unpack(arrays, template), record)
             warnings.warn(
                 f"checkpoint {self.path / str(step)} is damaged; falling back to the one before",
-                stacklevel=2,
+                stacklevel=3,
             )
         return None
 
@@ -165,12 +224,42 @@ def _named(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def _specs(template: Any) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """name -> shape and dtype as saved: keys as their data."""
+def blank(template: Any) -> dict[str, np.ndarray]:
+    """Arrays with the names, shapes and types in which a state is saved: keys as their data.
+
+    Args:
+        template: what ``jax.eval_shape`` says of the state.
+    """
     data = jax.eval_shape(
         lambda tree: jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else x, tree), template
     )
-    return {name: (leaf.shape, leaf.dtype) for name, leaf in _named(data).items()}
+    return {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in _named(data).items()}
+
+
+def listed(record: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
+    """Such arrays as the record of a checkpoint lists them; None if it lists none."""
+    if "arrays" not in record:
+        return None
+    return {name: np.empty(shape, dtype) for name, shape, dtype in record["arrays"]}
+
+
+def _below(name: str, prefix: str) -> bool:
+    """Whether a leaf belongs to the field of this name."""
+    return name.startswith((f"{prefix}[", f"{prefix}.")) or name == prefix
+
+
+def _difference(record: Mapping[str, Any], expected: Mapping[str, np.ndarray], prefix: str = "") -> str:
+    """What of a checkpoint is not as expected, to end an error with: the first of it."""
+    saved = listed(record)
+    if saved is None:
+        return ""
+    there, here = (
+        {name: f"{a.dtype}{list(a.shape)}" for name, a in arrays.items() if name.startswith(prefix)}
+        for arrays in (saved, expected)
+    )
+    names = [name for name in sorted({*there, *here}) if there.get(name) != here.get(name)]
+    first = f"{names[0]} is {there.get(names[0], 'absent')} there and {here.get(names[0], 'absent')} here"
+    return f" ({first}{f', and {len(names) - 1} more' if len(names) > 1 else ''})" if names else ""
 
 
 def pack(state: Any) -> dict[str, np.ndarray]:

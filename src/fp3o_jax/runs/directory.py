@@ -15,13 +15,18 @@ import subprocess
 import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fp3o_jax.config import Config, ConfigError
 
+if TYPE_CHECKING:
+    from fp3o_jax.envs import Environment
+
 PACKAGES = ("fp3o-jax", "jax", "jaxlib", "jaxmarl", "brax", "flax", "optax", "orbax-checkpoint")
+#: What is known of an environment object.
+SEEN = ("agents", "obs_sizes", "action_sizes", "discrete", "state_size")
 #: What may lie in a directory before it is a run's: traces of a start that was cut short.
 _OWN = {"lock", "run.json", "run.json.part", "config.json.part"}
 
@@ -33,19 +38,39 @@ class RunDirectory:
         path: the directory, or None for the one below ``runs/`` that belongs to the config.
         config: the resolved settings, written to ``config.json``.
         options: what else was asked for, as JSON holds it; kept with the versions in ``run.json``.
+        environment: of an environment object, what :func:`described` says; None for one by name.
 
     Raises:
         ConfigError: the directory holds a run of other settings, or something that is no run, or another
-            process is writing to it.
+            process is writing to it; or there is no path, and an environment object that no directory can be
+            named after; or the settings cannot be written down.
     """
 
-    def __init__(self, path: Path | None, config: Config, options: Mapping[str, Any] | None = None):
+    def __init__(
+        self,
+        path: Path | None,
+        config: Config,
+        options: Mapping[str, Any] | None = None,
+        environment: Mapping[str, Any] | None = None,
+    ):
+        if path is None and environment is not None:
+            raise ConfigError(
+                "run_dir=None: the settings of an environment object are unknown, so no directory can be named "
+                "after them: say where the run shall be, RunOptions(run_dir=...)"
+            )
+        try:
+            json.dumps(plain(config.to_dict()))
+        except TypeError as error:
+            raise ConfigError(
+                f"env_kwargs={config.env_kwargs!r} cannot be written to a file: {error}"
+            ) from None
         self.path = default_path(config) if path is None else Path(path)
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"run_dir={str(self.path)!r} is a file: choose a directory")
         existing = self.path.exists() and any(self.path.iterdir())
         if existing and (self.path / "config.json").exists():
             _check_agrees(self.path, config)
+            check_environment(self.path, environment)
         elif existing and not {p.name for p in self.path.iterdir()} <= _OWN:
             raise ConfigError(
                 f"run_dir={str(self.path)!r} exists and is not a run, and nothing is ever overwritten: "
@@ -54,7 +79,8 @@ class RunDirectory:
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(self.path)
         if not (self.path / "config.json").exists():
-            self.write("run.json", about() | {"options": options or {}})
+            made_on = {} if environment is None else {"environment": environment}
+            self.write("run.json", about() | {"options": options or {}} | made_on)
             # Last, so that a directory with a config is a run.
             self.write("config.json", config.to_dict())
         self.about: dict[str, Any] = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
@@ -117,6 +143,51 @@ def read_config(path: Path) -> Config:
 def read_options(path: Path) -> dict[str, Any]:
     """The options of the run at ``path``, as JSON holds them."""
     return json.loads((Path(path) / "run.json").read_text(encoding="utf-8"))["options"]
+
+
+def described(env: Any, adapted: Environment) -> dict[str, Any]:
+    """An environment object, by what the trainer sees of it.
+
+    Args:
+        env: the object.
+        adapted: what ``make_env`` made of it.
+    """
+    return {"object": f"{type(env).__module__}.{type(env).__qualname__}"} | {
+        name: plain(getattr(adapted, name)) for name in SEEN
+    }
+
+
+def check_environment(path: Path, environment: Mapping[str, Any] | None) -> None:
+    """Whether the run at ``path`` belongs to this environment object, or to none.
+
+    Args:
+        path: run directory.
+        environment: what :func:`described` says; None if no object is given.
+
+    Raises:
+        ConfigError: the run was given an object and there is none here, or one of other sizes.
+    """
+    there = json.loads((Path(path) / "run.json").read_text(encoding="utf-8")).get("environment")
+    # Before it was written down, the name told: those of the registry have a family in front.
+    unnamed = there is None and "/" not in read_config(path).env
+    if environment is None and (there is not None or unnamed):
+        kind = f", a {there['object']}" if there else ""
+        raise ConfigError(
+            f"{str(path)!r} was trained on an environment object{kind}, which is not in it: hand one over "
+            "from Python, as env=... to run_training, evaluate_run, render_run, load_run or load_policy"
+        )
+    if environment is None or there is None:
+        return
+    differences = [
+        f"{name} is {there[name]!r} there and {environment[name]!r} here"
+        for name in SEEN
+        if there[name] != environment[name]
+    ]
+    if differences:
+        raise ConfigError(
+            f"{str(path)!r} was trained on another environment than env={environment['object']}: "
+            f"{'; '.join(differences)}"
+        )
 
 
 def default_path(config: Config) -> Path:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from fp3o_jax.config import ConfigError
+from fp3o_jax.runs.progress import tell
 from fp3o_jax.runs.reading import Run, choose_metric, curve, name_methods, read_run
 from fp3o_jax.runs.statistics import (
     Estimate,
@@ -87,7 +89,7 @@ def plot_runs(
         raise ConfigError(f"output={str(output)!r} must end in .png or .pdf, or in neither to have both")
 
     def note(text: str) -> None:
-        console.print(f"note: {text}", soft_wrap=True, highlight=False, markup=False)
+        tell(console, f"note: {text}")
 
     runs = [read_run(path) for path in dict.fromkeys(paths)]
     for run in runs:
@@ -124,7 +126,7 @@ def plot_runs(
     summaries, improvements = _summarize(scores, metric), _improvements(scores)
     if scores:
         said = f"{_words(metric)} of the final greedy policies; in brackets: {INTERVAL}s"
-        console.print(said, soft_wrap=True)
+        tell(console, said)
     for summary in summaries:
         console.print(_score_table(summary))
     if improvements:
@@ -133,7 +135,7 @@ def plot_runs(
         figure = _draw_scores(summaries, improvements, styles, metric)
         written += _save(figure, stem.with_name(f"{stem.name}_final"), formats)
     for path in written:
-        console.print(f"written to {path}", soft_wrap=True, highlight=False, markup=False)
+        tell(console, f"written to {path}")
     return written
 
 
@@ -204,12 +206,14 @@ def _number(value: float) -> str:
 
 
 def _score_table(summary: Summary) -> Table:
-    view = Table(title=summary.title, show_lines=True)
+    view = Table(title=Text(summary.title, "table.title"), show_lines=True)
     view.add_column("method")
     for name in ("seeds", *AGGREGATES):
         view.add_column(name, justify="right", no_wrap=True)
     for method, seeds in summary.seeds.items():
-        view.add_row(method, str(seeds), *(_text(of[method]) for of in summary.estimates.values()))
+        view.add_row(
+            Text(method), str(seeds), *(Text(_text(of[method])) for of in summary.estimates.values())
+        )
     return view
 
 
@@ -220,7 +224,7 @@ def _improvement_table(improvements: Improvements) -> Table:
     for name in ("environments", "P(X > Y)"):
         view.add_column(name, justify="right", no_wrap=True)
     for (x, y), (estimate, environments) in improvements.items():
-        view.add_row(x, y, str(environments), _text(estimate))
+        view.add_row(Text(x), Text(y), str(environments), Text(_text(estimate)))
     return view
 
 

@@ -2,44 +2,32 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import dataclasses
 import errno
-import functools
-import math
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from rich.console import Console
 from rich.table import Table
 
-from fp3o_jax import xla
-from fp3o_jax.config import Config, ConfigError
-from fp3o_jax.evaluation import make_evaluate
+from fp3o_jax.config import Config, ConfigError, settle_types
 from fp3o_jax.runs.checkpoints import Checkpoint, Checkpoints, SaveError
-from fp3o_jax.runs.directory import RunDirectory, about, plain
+from fp3o_jax.runs.directory import RunDirectory, about, check_environment, described, plain
+from fp3o_jax.runs.journal import Journal, all_stopped
 from fp3o_jax.runs.marl_eval import marl_eval
-from fp3o_jax.runs.progress import TrainingProgress, phase
+from fp3o_jax.runs.programs import Programs, evaluation_keys, initialiser
+from fp3o_jax.runs.progress import TrainingProgress, phase, tell
 from fp3o_jax.runs.signals import Interrupted, deferred
-from fp3o_jax.runs.sinks import Sink, WandbOptions, make_sinks
-from fp3o_jax.runs.statistics import far_behind
+from fp3o_jax.runs.sinks import WandbOptions, make_sinks
+from fp3o_jax.seeds import seed_keys
 from fp3o_jax.train import Trainer, TrainState, make_train
-
-#: metric -> its label in the progress display.
-SHOWN = {"episode_return": "return", "win_rate": "win rate"}
-#: A joint KL so many times the median of the last 50 updates is told.
-KL_ALARM = 10.0
-#: A seed that is far behind the others in so many updates on end is told.
-BEHIND_ALARM = 20
 
 
 class RunError(RuntimeError):
@@ -65,6 +53,7 @@ class RunOptions:
     """write TensorBoard event files to the run directory as well"""
 
     def __post_init__(self) -> None:
+        settle_types(self)
         for name, least in (("eval_episodes", 1), ("eval_every", 0), ("keep_checkpoints", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least {least}")
@@ -82,80 +71,6 @@ class RunOptions:
         return cls(run_dir, **{**options, "wandb": WandbOptions(**wandb)})
 
 
-class Programs:
-    """What is compiled for a run: everything over a leading axis of seeds.
-
-    Args:
-        trainer: the run as pure functions.
-        keys: [num_seeds].
-        options: what is evaluated, and when.
-        init: ``initialiser(trainer, num_seeds)``, if it has been traced already.
-
-    Attributes:
-        init: keys -> state.
-        update: state -> (state, metrics); the state that comes in is used up.
-        evaluate: "greedy" or "sampled" -> (params, keys) -> results [num_seeds, episodes]; traced and
-            compiled by the first call, so that the first update need not wait for it.
-    """
-
-    def __init__(
-        self,
-        trainer: Trainer,
-        keys: Array,
-        options: RunOptions,
-        init: Callable[[Array], TrainState] | None = None,
-    ):
-        num_seeds = len(keys)
-        init = init or initialiser(trainer, num_seeds)
-        step = over_seeds(keep_last_good(trainer.update), num_seeds)
-        # XLA compiles the one while Python traces the other.
-        with ThreadPoolExecutor(1) as beside:
-            compiling = beside.submit(xla.compile_for_one_run, init.lower(keys))
-            self.update = jax.jit(step, donate_argnums=0).lower(jax.eval_shape(init, keys)).compile()
-            self.init = compiling.result()
-        modes = {"greedy": True} | ({"sampled": False} if options.eval_every else {})
-        self.evaluate = {
-            name: jax.jit(over_seeds(make_evaluate(trainer, options.eval_episodes, greedy), num_seeds))
-            for name, greedy in modes.items()
-        }
-
-
-def initialiser(trainer: Trainer, num_seeds: int) -> Callable[[Array], TrainState]:
-    """``trainer.init`` over keys [num_seeds], traced once however often it is asked."""
-    return jax.jit(over_seeds(trainer.init, num_seeds))
-
-
-def over_seeds(fn: Callable[..., Any], num_seeds: int) -> Callable[..., Any]:
-    """``jax.vmap(fn)``; one seed goes without, for which XLA compiles a quarter less."""
-    if num_seeds > 1:
-        return jax.vmap(fn)
-
-    @functools.wraps(fn)
-    def alone(*args: Any) -> Any:
-        result = fn(*jax.tree.map(lambda x: jax.lax.squeeze(x, (0,)), args))
-        return jax.tree.map(lambda x: jax.lax.expand_dims(x, (0,)), result)
-
-    return alone
-
-
-def keep_last_good(
-    update: Callable[[TrainState], tuple[TrainState, dict[str, Array]]],
-) -> Callable[[TrainState], tuple[TrainState, dict[str, Array]]]:
-    """``update``, but a state that would cease to be finite stays as it is; the metric ``finite`` tells.
-
-    The same state makes the same update: a seed that has stopped once stays where it is, others go on.
-    """
-
-    def guarded(state: TrainState) -> tuple[TrainState, dict[str, Array]]:
-        new, metrics = update(state)
-        learnt = jax.tree.leaves((new.params, new.opt_state, new.value_norm))
-        finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in learnt]).all()
-        kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
-        return kept, metrics | {"finite": finite}
-
-    return guarded
-
-
 def run_training(
     config: Config,
     options: RunOptions | None = None,
@@ -171,7 +86,8 @@ def run_training(
     Args:
         config: what to train.
         options: where to write, and what is done around the training.
-        env: an environment object in place of ``config.env``.
+        env: an environment object in place of ``config.env``. Its settings are unknown, so ``options`` must
+            say where the run shall be.
         console: where progress goes; by default the terminal.
 
     Returns:
@@ -179,21 +95,25 @@ def run_training(
 
     Raises:
         ConfigError: settings that cannot be used, before anything is compiled or written.
-        RunError: the run cannot go on, such as for want of disk space; its checkpoints are whole.
+        RunError: the run cannot go on, for want of disk space or because no seed is finite any more; its
+            checkpoints are whole.
         Interrupted: SIGINT or SIGTERM came; the state is saved.
     """
     options = options or RunOptions()
     console = console or Console()
+    if env is None and options.run_dir is not None and (options.run_dir / "config.json").exists():
+        check_environment(options.run_dir, None)  # or its name would be looked for in vain
     trainer = make_train(config, env)
     config = config.replace(env=trainer.env.name)
-    directory = RunDirectory(options.run_dir, config, options.to_dict())
+    environment = None if env is None else described(env, trainer.env)
+    directory = RunDirectory(options.run_dir, config, options.to_dict(), environment)
     try:
         if directory.summary is None:
             with contextlib.ExitStack() as stack:
                 summary = _train(trainer, config, options, directory, console, stack)
             directory.write("summary.json", summary)
         else:
-            console.print(f"{directory.path} is finished; another --seed or --run-dir makes a new run")
+            tell(console, f"{directory.path} is finished; another --seed or --run-dir makes a new run")
         summary = directory.summary
     except OSError as error:
         if not isinstance(error, SaveError) and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -218,14 +138,17 @@ def _train(
 ) -> dict[str, Any]:
     """From wherever the run is to its end; returns the summary. ``stack`` closes what is opened."""
     seeds = range(config.seed, config.seed + config.num_seeds)
-    keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-    console.print(
+    keys = seed_keys(seeds)
+    tell(
+        console,
         f"{config.algorithm} on {trainer.env.name}, sharing {config.sharing}, "
-        f"{trainer.env.num_agents} agents, {config.num_seeds} seed(s), on {jax.devices()[0].device_kind}"
+        f"{trainer.env.num_agents} agents, {config.num_seeds} seed(s), on {jax.devices()[0].device_kind}",
     )
     checkpoints = Checkpoints(directory.path / "checkpoints", options.keep_checkpoints)
     init = initialiser(trainer, len(keys))
     saved = checkpoints.restore(jax.eval_shape(init, keys))
+    if saved and (why := all_stopped(saved.record["frozen"], config)):
+        raise RunError(f"{directory.path}: {why}")
     if saved:
         _tell_of_resuming(console, directory, saved, config)
     start = time.monotonic()
@@ -251,7 +174,7 @@ def _train(
     stack.push(close)
     for sink in sinks:
         if sink.destination:
-            console.print(f"logging to {sink.destination}", soft_wrap=True)
+            tell(console, f"logging to {sink.destination}")
     journal = Journal(directory, sinks, console, config, seeds, dict(saved.record["frozen"]))
     state, done = saved.state, saved.update
     start = last_saved = time.monotonic()
@@ -266,7 +189,7 @@ def _train(
     # The device works on an update while the host writes down the one before.
     pending: dict[str, Any] | None = None
     with deferred() as stop, TrainingProgress(console, config.num_updates, done) as progress:
-        while done < config.num_updates and stop.signum is None:
+        while done < config.num_updates and stop.signum is None and not journal.all_stopped:
             state, metrics = programs.update(state)
             if pending:
                 journal.write(done, pending, progress)
@@ -284,11 +207,13 @@ def _train(
             save()
         jax.block_until_ready(state)
         checkpoints.close()
+    if why := all_stopped(journal.frozen, config):
+        raise RunError(f"{directory.path}: {why}")
     if stop.signum is not None and done < config.num_updates:
-        console.print(
+        tell(
+            console,
             f"stopped after update {done} of {config.num_updates}, which is saved. To go on, run the same "
             f"command again, or: fp3o train --resume {directory.path}",
-            soft_wrap=True,
         )
         raise Interrupted(stop.signum)
     train_seconds = seconds()
@@ -319,91 +244,6 @@ def _train(
     return summary
 
 
-class Journal:
-    """Writes the metrics of each update down, shows them, and tells of seeds that failed.
-
-    Attributes:
-        frozen: seed -> the update at which it would have ceased to be finite.
-        score: of the last update, what the best checkpoint has most of: win rate or return, mean over seeds.
-    """
-
-    def __init__(
-        self,
-        directory: RunDirectory,
-        sinks: Sequence[Sink],
-        console: Console,
-        config: Config,
-        seeds: range,
-        frozen: dict[str, int],
-    ):
-        self._directory, self._sinks, self._console = directory, sinks, console
-        self._config, self._seeds = config, seeds
-        self._usual_kl: collections.deque[float] = collections.deque(maxlen=50)
-        self._far = False
-        self._behind: collections.Counter[int] = collections.Counter()
-        self.frozen = frozen
-        self.score = float("nan")
-
-    def write(self, update: int, metrics: dict[str, Any], progress: TrainingProgress) -> None:
-        """Appends the metrics [num_seeds, ...] of one update and moves the display on."""
-        metrics = jax.device_get(metrics)
-        finite = metrics.pop("finite")
-        steps = update * self._config.steps_per_update
-        rows = [
-            {"seed": seed, "update": update}
-            | ({name: value[i] for name, value in metrics.items()} if finite[i] else {})
-            | {"env_steps": steps}
-            for i, seed in enumerate(self._seeds)
-        ]
-        self._directory.log(row for row, good in zip(rows, finite, strict=True) if good)
-        for seed, good in zip(self._seeds, finite, strict=True):
-            if not good and str(seed) not in self.frozen:
-                self.frozen[str(seed)] = update
-                self._console.print(
-                    f"[bold red]warning:[/] seed {seed} ceased to be finite in update {update}: it stays at "
-                    "its last good state, the others go on"
-                )
-        shown = {label: metrics[name][finite] for name, label in SHOWN.items() if name in metrics}
-        speed = progress.update(update, steps * len(self._seeds), shown)
-        label = "win rate" if "win rate" in shown else "return"
-        self.score = float(shown[label].mean()) if finite.any() else float("nan")
-        if finite.any():
-            self._watch(update, float(metrics["joint_kl"][finite].max()))
-        going = [seed for seed, good in zip(self._seeds, finite, strict=True) if good]
-        self._watch_seeds(update, label, dict(zip(going, shown[label], strict=True)))
-        # Not in the metrics file: a run that was resumed has the same one, to the bit.
-        for sink in self._sinks:
-            sink.log([row | {"env_steps_per_second": speed} for row in rows])
-
-    def _watch(self, update: int, joint_kl: float) -> None:
-        """Warns, once each time, of steps far larger than this run's are."""
-        usual = float(np.median(self._usual_kl)) if len(self._usual_kl) >= 10 else math.inf
-        far = joint_kl > KL_ALARM * usual
-        if far and not self._far:
-            self._console.print(
-                f"[bold yellow]warning:[/] the joint policy moved by a KL of {joint_kl:.3g} in update "
-                f"{update}, usually by {usual:.3g}: a lower actor_lr or clip_eps takes smaller steps"
-            )
-        self._far = far
-        self._usual_kl.append(joint_kl)
-
-    def _watch_seeds(self, update: int, label: str, scores: Mapping[int, float]) -> None:
-        """Warns, once each, of seeds that stay far behind the others."""
-        known = {seed: score for seed, score in scores.items() if math.isfinite(score)}
-        values = np.array(list(known.values()))
-        behind = {seed for seed, far in zip(known, far_behind(values), strict=True) if far}
-        for seed in self._seeds:
-            if self._behind[seed] >= BEHIND_ALARM:
-                continue  # told
-            self._behind[seed] = self._behind[seed] + 1 if seed in behind else 0
-            if self._behind[seed] == BEHIND_ALARM:
-                self._console.print(
-                    f"[bold yellow]warning:[/] seed {seed} has been far behind the others for {BEHIND_ALARM} "
-                    f"updates: in update {update} its {label} is {known[seed]:.3g}, the median "
-                    f"{np.median(values):.3g}"
-                )
-
-
 def _evaluate(programs: Programs, state: TrainState, keys: Array, update: int) -> dict[str, Array]:
     """Mean results [num_seeds] of the policies as they are, as metrics."""
     return {
@@ -413,13 +253,8 @@ def _evaluate(programs: Programs, state: TrainState, keys: Array, update: int) -
     }
 
 
-def evaluation_keys(keys: Array, update: int) -> Array:
-    """Keys for playing after ``update``; 0 for the end."""
-    return jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, 2**31 - 1), update))(keys)
-
-
 def _tell_of_resuming(console: Console, directory: RunDirectory, saved: Checkpoint, config: Config) -> None:
-    console.print(f"going on after update {saved.update} of {config.num_updates} in {directory.path}")
+    tell(console, f"going on after update {saved.update} of {config.num_updates} in {directory.path}")
     there, here = directory.about["versions"], about()["versions"]
     other = [
         f"{name} {there.get(name)} then, {here[name]} now" for name in here if there.get(name) != here[name]
@@ -450,4 +285,4 @@ def _print_summary(console: Console, summary: dict[str, Any], path: Path) -> Non
         f"({summary['env_steps_per_second']:,.0f} per second), "
         f"compiled in {summary['compile_seconds']:.1f} s"
     )
-    console.print(f"written to {path}", soft_wrap=True)
+    tell(console, f"written to {path}")

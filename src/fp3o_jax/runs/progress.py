@@ -17,8 +17,20 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 SECONDS_BETWEEN_LINES = 10.0
+
+
+def tell(console: Console, text: str, label: str = "", style: str = "bold yellow") -> None:
+    """Prints a line as it stands: in paths, names and errors Rich would find markup and emoji.
+
+    Args:
+        console: where to print.
+        text: the line.
+        label, style: what is put before it, and how that looks.
+    """
+    console.print(Text.assemble((label, style), " " if label else "", text), soft_wrap=True)
 
 
 @contextmanager
@@ -104,5 +116,5 @@ class TrainingProgress:
         ):
             self._last_line = now
             left = (now - self._start) / here * (self._total - done)
-            self._console.print(f"update {done}/{self._total}  {text}  left {left:.0f} s", soft_wrap=True)
+            tell(self._console, f"update {done}/{self._total}  {text}  left {left:.0f} s")
         return speed

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from fp3o_jax.config import Config, ConfigError
 from fp3o_jax.evaluation import make_evaluate
-from fp3o_jax.runs.checkpoints import Checkpoints
-from fp3o_jax.runs.directory import read_config
-from fp3o_jax.runs.loop import evaluation_keys
-from fp3o_jax.runs.progress import phase
+from fp3o_jax.runs.checkpoints import Checkpoint, Checkpoints
+from fp3o_jax.runs.directory import check_environment, described, read_config
+from fp3o_jax.runs.programs import evaluation_keys
+from fp3o_jax.runs.progress import phase, tell
+from fp3o_jax.seeds import seed_key, seed_keys
 from fp3o_jax.train import Trainer, TrainState, make_train
 
 
 def load_run(path: Path, best: bool = False, env: Any = None) -> tuple[Trainer, TrainState]:
-    """The trainer of a run and its newest state, or its best.
+    """The trainer of a run and its newest state, or its best: all that is needed to go on.
 
     Args:
         path: run directory.
@@ -32,17 +33,49 @@ def load_run(path: Path, best: bool = False, env: Any = None) -> tuple[Trainer, 
         The trainer, and the state with a leading axis of seeds.
 
     Raises:
-        ConfigError: there is no run, or it has no checkpoint yet.
+        ConfigError: there is no run, or it has no checkpoint yet, or was saved by another version or under
+            other settings of JAX; or it was given an environment object and ``env`` is not such a one.
     """
+    return _load(path, env, lambda checkpoints, template: checkpoints.restore(template, best))
+
+
+def load_params(path: Path, best: bool = False, env: Any = None) -> tuple[Trainer, Any]:
+    """The trainer of a run and its newest parameters, or its best: all that is needed to act.
+
+    Unlike :func:`load_run` it asks nothing of the rest of the state, which another JAX or a newer version of
+    the environment may have made in another way.
+
+    Args:
+        path: run directory.
+        best: of the checkpoint with the highest win rate or return.
+        env: the environment object that the run was given, if it was given one.
+
+    Returns:
+        The trainer, and ``state.params`` with a leading axis of seeds.
+
+    Raises:
+        ConfigError: as in :func:`load_run`, but of the parameters alone.
+    """
+    return _load(path, env, lambda checkpoints, template: checkpoints.restore_part(template, "params", best))
+
+
+def _load(path: Path, env: Any, restore: Callable[[Checkpoints, Any], Any]) -> tuple[Trainer, Any]:
+    path = Path(path)
     config = read_config(path)
+    if env is None:
+        check_environment(path, None)  # or its name would be looked for in vain
     trainer = make_train(config, env)
-    keys = jnp.stack([jax.random.key(seed) for seed in range(config.seed, config.seed + config.num_seeds)])
-    checkpoints = Checkpoints(Path(path) / "checkpoints")
-    saved = checkpoints.restore(jax.eval_shape(jax.vmap(trainer.init), keys), best)
-    checkpoints.close()
+    if env is not None:
+        check_environment(path, described(env, trainer.env))
+    keys = seed_keys(range(config.seed, config.seed + config.num_seeds))
+    checkpoints = Checkpoints(path / "checkpoints")
+    try:
+        saved = restore(checkpoints, jax.eval_shape(jax.vmap(trainer.init), keys))
+    finally:
+        checkpoints.close()
     if saved is None:
         raise ConfigError(f"{str(path)!r} has no whole checkpoint yet")
-    return trainer, saved.state
+    return trainer, saved.state if isinstance(saved, Checkpoint) else saved
 
 
 def evaluate_run(
@@ -52,6 +85,7 @@ def evaluate_run(
     seed_index: int | None = None,
     sampled: bool = False,
     best: bool = False,
+    env: Any = None,
     console: Console | None = None,
 ) -> list[dict[str, float]]:
     """Plays the policies of a run and prints how well they did.
@@ -62,6 +96,7 @@ def evaluate_run(
         seed_index: of one seed alone, counted from 0; by default all.
         sampled: draw actions instead of taking the most probable ones.
         best: the checkpoint with the highest win rate or return, instead of the newest.
+        env: the environment object that the run was given, if it was given one.
         console: where the table goes; by default the terminal.
 
     Returns:
@@ -71,13 +106,13 @@ def evaluate_run(
         ConfigError: there is no run, no checkpoint, or no such seed.
     """
     console = console or Console()
-    trainer, state = load_run(path, best)
+    trainer, params = load_params(path, best, env)
     chosen = pick_seeds(trainer.config, seed_index)
     seeds = [trainer.config.seed + i for i in chosen]
-    params = jax.tree.map(lambda x: x[np.array(chosen)], state.params)
+    params = jax.tree.map(lambda x: x[np.array(chosen)], params)
     play = jax.jit(jax.vmap(make_evaluate(trainer, episodes, greedy=not sampled)))
     with phase(console, f"playing {episodes} episodes"):
-        keys = evaluation_keys(jnp.stack([jax.random.key(seed) for seed in seeds]), 0)
+        keys = evaluation_keys(seed_keys(seeds), 0)
         results = {name: np.asarray(values, float) for name, values in play(params, keys).items()}
     rows = [
         {"seed": seed}
@@ -102,6 +137,7 @@ def render_run(
     sampled: bool = False,
     best: bool = False,
     output: Path | None = None,
+    env: Any = None,
     console: Console | None = None,
 ) -> Path:
     """Plays one episode with a policy of a run and writes it as a GIF or MP4 (SMAX, MPE) or a page (MABrax).
@@ -113,6 +149,7 @@ def render_run(
         sampled: draw actions instead of taking the most probable ones.
         best: the checkpoint with the highest win rate or return, instead of the newest.
         output: file to write, whose suffix tells the kind; by default in the run's ``figures/``.
+        env: the environment object that the run was given, if it was given one.
         console: where the path is printed; by default the terminal.
 
     Returns:
@@ -125,18 +162,19 @@ def render_run(
     from fp3o_jax.runs.playback import render_policy
 
     console = console or Console()
-    trainer, state = load_run(path, best)
+    key = seed_key(episode_seed, "episode_seed")
+    trainer, params = load_params(path, best, env)
     (index,) = pick_seeds(trainer.config, seed_index)
     output = output or Path(path) / "figures" / f"seed{trainer.config.seed + index}_episode{episode_seed}"
     with phase(console, "playing an episode"):
         written = render_policy(
             trainer,
-            jax.tree.map(lambda x: x[index], state.params),
-            key=jax.random.key(episode_seed),
+            jax.tree.map(lambda x: x[index], params),
+            key=key,
             greedy=not sampled,
             output=output,
         )
-    console.print(f"written to {written}", soft_wrap=True)
+    tell(console, f"written to {written}")
     return written
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 from urllib.parse import quote
 
-from fp3o_jax.config import Config, ConfigError, unknown
+from fp3o_jax.config import Config, ConfigError, settle_types, unknown
 from fp3o_jax.runs.sinks.base import over_seeds, scalars
 
 if TYPE_CHECKING:
@@ -26,32 +27,59 @@ Layout = Literal["per_seed", "aggregate"]
 FINISH_TIMEOUT = 120.0
 
 
+def _from(variable: str, default: Any, read: Callable[[str], Any] = str) -> Any:
+    """A field whose default is W&B's own environment variable, where that is set when options are made.
+
+    So a run that is resumed goes where it began, whatever the variable says by then.
+    """
+
+    def value() -> Any:
+        text = os.environ.get(variable)
+        try:
+            return read(text) if text else default
+        except ValueError:
+            raise ConfigError(f"{variable}={text!r} cannot be used") from None
+
+    return dataclasses.field(default_factory=value)
+
+
+def _mode(text: str) -> str:
+    """A value of WANDB_MODE, of which some have two names."""
+    mode = {"dryrun": "offline", "run": "online"}.get(text, text)
+    if mode not in get_args(Mode):
+        raise unknown("WANDB_MODE", text, get_args(Mode))
+    return mode
+
+
 @dataclasses.dataclass(frozen=True)
 class WandbOptions:
     """How to log to Weights & Biases.
+
+    What is not given is taken from W&B's own environment variables.
 
     Raises:
         ConfigError: a value cannot be used.
     """
 
-    mode: Mode = "disabled"
+    mode: Mode = _from("WANDB_MODE", "disabled", _mode)
     """log to the server, to files that `wandb sync` uploads later, or not at all"""
-    project: str = "fp3o-jax"
+    project: str = _from("WANDB_PROJECT", "fp3o-jax")
     """project that the runs belong to"""
-    entity: str | None = None
+    entity: str | None = _from("WANDB_ENTITY", None)
     """user or team; by default the one that the key belongs to"""
-    group: str | None = None
+    group: str | None = _from("WANDB_RUN_GROUP", None)
     """group of the seeds' runs; by default one for each run directory"""
-    tags: tuple[str, ...] = ()
+    tags: tuple[str, ...] = _from("WANDB_TAGS", (), lambda text: tuple(text.split(",")))
     """tags of every run"""
-    name: str | None = None
+    name: str | None = _from("WANDB_NAME", None)
     """name of the runs, before the seed; by default environment, algorithm and sharing"""
     layout: Layout = "per_seed"
     """a run for each seed, in one group, or one run with mean, IQM, min and max over the seeds"""
-    init_timeout: float = 30.0
+    init_timeout: float = _from("WANDB_INIT_TIMEOUT", 30.0, float)
     """online: seconds to wait for the server before logging offline"""
 
     def __post_init__(self) -> None:
+        settle_types(self, "wandb.")
         for name, valid in (("mode", get_args(Mode)), ("layout", get_args(Layout))):
             if getattr(self, name) not in valid:
                 raise unknown(f"wandb.{name}", getattr(self, name), valid)
