@@ -8,4 +8,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parent.parent / ".pytest_cache" / "jax")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
-import fp3o_jax  # noqa: F401  (applies the XLA guard)
+# W&B's own variables are defaults of ours.
+for name in [name for name in os.environ if name.startswith("WANDB_")]:
+    del os.environ[name]
+
+import fp3o_jax  # noqa: E402, F401  (applies the XLA guard)

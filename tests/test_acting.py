@@ -84,7 +84,9 @@ def test_an_environment_object_is_asked_for(own):
             use(own)
     other = mine(obs_sizes=(7, 7))
     for use in (load_run, load_policy, trained):
-        with pytest.raises(ConfigError, match=r"another environment .*obs_sizes is .* there and \[7, 7\] here"):
+        with pytest.raises(
+            ConfigError, match=r"another environment .*obs_sizes is .* there and \[7, 7\] here"
+        ):
             use(own, env=other)
 
 

@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 
 import jax
+import numpy as np
 import platformdirs
 import pytest
 from rich.console import Console
 
-from fp3o_jax import Config, xla
+from fp3o_jax import Config, cli, xla
 from fp3o_jax.cli import main
 from fp3o_jax.config import PRESETS
 from fp3o_jax.runs import RunOptions, run_training
@@ -80,6 +81,8 @@ def test_an_existing_run_is_never_overwritten(tmp_path, capsys):
         (["train", "--eval-episodes", "0"], "eval_episodes=0"),
         (["train", "--checkpoint-seconds", "-1"], "checkpoint_seconds=-1.0"),
         (["train", "--resume"], "--resume needs"),
+        (["train", "--resume=nowhere"], "'nowhere' is not a run"),
+        (["train", "--seed", "-1"], "seed=-1 must be"),
     ],
 )
 def test_errors_name_the_setting(args, said, capsys, tmp_path, monkeypatch):
@@ -87,6 +90,113 @@ def test_errors_name_the_setting(args, said, capsys, tmp_path, monkeypatch):
     assert main(args) == 2
     assert said in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def settings_of(args, monkeypatch):
+    """What `fp3o train` would train with, without training."""
+    given = []
+    monkeypatch.setattr(cli, "run_training", lambda config, options: given.append((config, options)))
+    assert main(["train", *args]) == 0
+    return given[0]
+
+
+def test_switches_and_numbers_in_every_style(monkeypatch):
+    """As people write them, and as W&B's sweeps do: --name=True."""
+    usual = Config()
+    for args, changes in (
+        (["--recurrent"], {"recurrent": True}),
+        (["--recurrent=True"], {"recurrent": True}),
+        (["--recurrent", "true"], {"recurrent": True}),
+        (["--no-recurrent"], {}),
+        (["--recurrent=False"], {}),
+        (["--normalize-values=False"], {"normalize_values": False}),
+        (
+            ["--normalize_values=false", "--critic_agent_id=true"],
+            {"normalize_values": False, "critic_agent_id": True},
+        ),
+        (["--no-normalize-values", "--seed", "3"], {"normalize_values": False, "seed": 3}),
+        (["--total-env-steps", "1e6"], {"total_env_steps": 1_000_000}),
+        (["--total_env_steps=2.5e6", "--num-envs=8.0"], {"total_env_steps": 2_500_000, "num_envs": 8}),
+        (["--block-size", "1e3", "--num-seeds", "2"], {"block_size": 1000, "num_seeds": 2}),
+        (["--block-size", "None"], {}),
+        ([f"--seed={2**64 - 1}"], {"seed": 2**64 - 1}),
+        (["--gamma", "1", "--advantage-split", "uniform"], {"gamma": 1.0}),
+    ):
+        config, options = settings_of(args, monkeypatch)
+        assert (config, options) == (usual.replace(**changes), RunOptions()), args
+    _, options = settings_of(
+        ["--tensorboard=True", "--eval-every=1e1", "--wandb.tags", "True", "1e3"], monkeypatch
+    )
+    assert (options.tensorboard, options.eval_every, options.wandb.tags) == (True, 10, ("True", "1e3"))
+    config, _ = settings_of(["smax-3m", "--recurrent=True"], monkeypatch)
+    assert config == PRESETS["smax-3m"].config.replace(recurrent=True)
+
+
+def test_switches_of_other_commands(monkeypatch, tmp_path):
+    calls = []
+    for name in ("evaluate_run", "render_run"):
+        monkeypatch.setattr(cli, name, lambda run, **settings: calls.append((run, settings)))
+    run = str(tmp_path / "run")
+    assert main(["evaluate", "--sampled=True", run, "--best=False", "--episodes", "1e3"]) == 0
+    assert calls[-1] == (
+        Path(run),
+        {"episodes": 1000, "seed_index": None, "sampled": True, "best": False},
+    )
+    assert main(["render", "--best", "True", run, "--seed_index=1.0", "--no-sampled"]) == 0
+    assert calls[-1][1]["best"] is True
+    assert (calls[-1][1]["seed_index"], calls[-1][1]["sampled"]) == (1, False)
+
+
+@pytest.mark.parametrize(
+    "args", [["--num-envs", "1.5"], ["--recurrent=maybe"], ["--seed=nan"], ["--epochs", "inf"]]
+)
+def test_what_is_neither_is_refused(args, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", *args])
+    assert stop.value.code == 2
+
+
+def test_seeds_of_64_bits(tmp_path, capsys):
+    """Seeds that agree in their lower half are different runs; a 65th bit is refused in time."""
+    runs = [tmp_path / name for name in ("small", "large")]
+    for run, seed in zip(runs, (5, 2**32 + 5), strict=True):
+        assert main(["train", "--env", "matrix/xor", "--run-dir", str(run), f"--seed={seed}", *SMALL]) == 0
+    rows = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in runs]
+    assert [row["seed"] for row in rows[1]] == [2**32 + 5] * 3
+    assert [row["entropy"] for row in rows[0]] != [row["entropy"] for row in rows[1]]
+    assert all(np.isfinite(row["entropy"]) for run in rows for row in run)
+    assert main(["train", "--env", "matrix/xor", "--run-dir", str(tmp_path / "none"), f"--seed={2**64}"]) == 2
+    assert f"seed={2**64} must be" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+def test_paths_that_look_like_markup(tmp_path, capsys, monkeypatch):
+    """Rich finds tags in brackets and emoji in colons: [/a] ended with a traceback, [b] was swallowed."""
+    monkeypatch.chdir(tmp_path)
+    run = "runs/lr[/a] [b] :x:"
+    train = ["train", "--env", "matrix/xor", "--run-dir", run, "--tensorboard", *SMALL]
+    for args in (
+        train,
+        train,  # finished
+        ["export", run],
+        ["plot", run, "--output", "figures[/b]/c"],
+        ["evaluate", run, "--episodes", "4"],
+    ):
+        assert main(args) == 0
+        said = capsys.readouterr().out
+        if args[0] == "plot":
+            assert "written to figures[/b]/c.png" in said
+        elif args[0] != "evaluate":
+            assert run in said
+    for args in (
+        ["evaluate", "no[/a]"],
+        ["render", run, "--output", "x[/a].gif"],
+        ["train", "[/a]"],
+        ["plot", "[/a]"],
+    ):
+        assert main(args) == 2
+        assert "error: " in (said := capsys.readouterr().err)
+        assert args[0] == "render" or args[1] in said
 
 
 @pytest.mark.parametrize("args", [["--help"], ["train", "--help"], []])

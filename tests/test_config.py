@@ -1,12 +1,19 @@
 """Settings: what is refused, and that every error says how to do better."""
 
 import json
+from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from fp3o_jax import Config, ConfigError
 from fp3o_jax.config import PRESETS, Hyperparams
+from fp3o_jax.runs import RunOptions
+from fp3o_jax.runs.sinks import WandbOptions
 from fp3o_jax.schedules import ALGORITHMS, CONDITIONS, SELECTIONS
+from fp3o_jax.seeds import seed_key, seed_keys
 
 
 @pytest.mark.parametrize(
@@ -33,6 +40,18 @@ from fp3o_jax.schedules import ALGORITHMS, CONDITIONS, SELECTIONS
         ({"trunk_groups": (0, 0, 1)}, ["sharing='groups'"]),
         ({"advantage_split": (0.5, 0.6)}, ["advantage_split", "sum to 1"]),
         ({"lerning_rate": 1}, ["lerning_rate"]),
+        ({"recurrent": "false"}, ["recurrent='false'", "True or False"]),
+        ({"agent_id": 0}, ["agent_id=0", "True or False"]),
+        ({"num_envs": "4"}, ["num_envs='4'", "whole number"]),
+        ({"num_envs": float("inf")}, ["num_envs=inf", "whole number"]),
+        ({"gamma": "0.9"}, ["gamma='0.9'", "a number"]),
+        ({"env": 3}, ["env=3", "a text"]),
+        ({"env_kwargs": 3}, ["env_kwargs=3", "mapping"]),
+        ({"sharing": "groups", "trunk_groups": 3}, ["trunk_groups=3", "a list"]),
+        ({"sharing": "groups", "trunk_groups": (0, 0.5)}, ["trunk_groups=(0, 0.5)", "whole number"]),
+        ({"advantage_split": ("a", "b")}, ["advantage_split=('a', 'b')", "a number"]),
+        ({"seed": 2**64}, [f"seed={2**64}", "2**64 - 1"]),
+        ({"seed": 2**64 - 1, "num_seeds": 2}, ["2**64 - 1", "num_seeds=2"]),
     ],
 )
 def test_refused(settings, said):
@@ -60,6 +79,83 @@ def test_frozen_hashable_and_round_trip():
         config.num_envs = 3
     assert hash(config) == hash(config.replace())
     assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_numbers_of_numpy_and_jax_are_numbers():
+    """They are the same settings as Python's own: equal, with the same hash and written in the same way."""
+    given = Config(
+        num_envs=np.int64(4),
+        rollout_length=jnp.int32(16),
+        total_env_steps=1e6,
+        hidden_size=np.array(8),
+        actor_lr=np.float32(0.5),
+        critic_lr=jnp.float32(0.25),
+        gamma=1,
+        recurrent=np.bool_(True),
+        sharing="groups",
+        trunk_groups=np.array([0, 0, 1]),
+        head_groups=jnp.array([0, 1, 2]),
+        advantage_split=np.array([0.5, 0.25, 0.25]),
+        env_kwargs={"max_steps": np.int32(50)},
+        seed=np.uint64(2**64 - 1),
+    )
+    plain = Config(
+        num_envs=4,
+        rollout_length=16,
+        total_env_steps=1_000_000,
+        hidden_size=8,
+        actor_lr=0.5,
+        critic_lr=0.25,
+        gamma=1.0,
+        recurrent=True,
+        sharing="groups",
+        trunk_groups=(0, 0, 1),
+        head_groups=(0, 1, 2),
+        advantage_split=(0.5, 0.25, 0.25),
+        env_kwargs={"max_steps": 50},
+        seed=2**64 - 1,
+    )
+    assert given == plain and hash(given) == hash(plain)
+    assert json.dumps(given.to_dict()) == json.dumps(plain.to_dict())
+    options = RunOptions(eval_episodes=np.int64(4), checkpoint_seconds=np.float32(1), run_dir="here")
+    assert json.dumps(options.to_dict()) == json.dumps(
+        RunOptions(eval_episodes=4, checkpoint_seconds=1.0).to_dict()
+    )
+    assert options.run_dir == Path("here")
+
+
+def test_traced_values_are_no_settings():
+    with pytest.raises(ConfigError, match=r"actor_lr=.* must be known .*hyperparams"):
+        jax.eval_shape(lambda lr: Config(actor_lr=lr) and lr, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: RunOptions(tensorboard="false"), "tensorboard='false' must be True or False"),
+        (lambda: RunOptions(eval_every=0.5), "eval_every=0.5 must be a whole number"),
+        (lambda: WandbOptions(init_timeout="3"), r"wandb\.init_timeout='3' must be a number"),
+        (lambda: WandbOptions(tags="one"), r"wandb\.tags='one' must be a list, each item a text"),
+    ],
+)
+def test_options_have_types_as_well(make, said):
+    with pytest.raises(ConfigError, match=said):
+        make()
+
+
+def test_all_bits_of_a_seed_count():
+    """Below 2**32 the key is JAX's own; beyond, each has another."""
+    for seed in (0, 7, 2**31, 2**32 - 1):
+        assert (jax.random.key_data(seed_key(seed)) == jax.random.key_data(jax.random.key(seed))).all()
+    seeds = [0, 1, 2**32, 2**32 + 1, 2**33, 2**63, 2**64 - 1]
+    assert len({tuple(np.array(jax.random.key_data(seed_key(seed)))) for seed in seeds}) == len(seeds)
+    assert (jax.random.key_data(seed_keys(seeds))[2] == jax.random.key_data(seed_key(2**32))).all()
+    with jax.enable_x64(True):
+        wide = [jax.random.key_data(seed_key(seed)) for seed in seeds]
+    np.testing.assert_array_equal(np.stack(wide), jax.random.key_data(seed_keys(seeds)))
+    for seed in (-1, 2**64):
+        with pytest.raises(ConfigError, match=f"episode_seed={seed} must be .* 2\\*\\*64 - 1"):
+            seed_key(seed, "episode_seed")
 
 
 def test_hyperparams_override():

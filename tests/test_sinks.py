@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from fp3o_jax.config import Config, ConfigError
+from fp3o_jax.runs import RunOptions
 from fp3o_jax.runs.marl_eval import marl_eval
 from fp3o_jax.runs.sinks import WandbOptions, guarded, make_sinks
 from fp3o_jax.runs.sinks.base import over_seeds, scalars
@@ -463,6 +464,57 @@ def test_nothing_is_opened_unless_asked(tmp_path):
 def test_options_that_cannot_be_used(options, said):
     with pytest.raises(ConfigError, match=said):
         WandbOptions(**options)
+
+
+VARIABLES = {
+    "WANDB_MODE": "dryrun",
+    "WANDB_PROJECT": "their-project",
+    "WANDB_ENTITY": "their-team",
+    "WANDB_RUN_GROUP": "their-group",
+    "WANDB_TAGS": "x,y",
+    "WANDB_NAME": "their-name",
+    "WANDB_INIT_TIMEOUT": "7",
+}
+
+
+def test_wandbs_own_variables_hold_where_a_setting_is_not_given(tmp_path, monkeypatch):
+    for name, text in (VARIABLES | {"WANDB_NOTES": "their notes"}).items():
+        monkeypatch.setenv(name, text)
+    options = WandbOptions()
+    assert options.init_timeout == 7.0
+    # A run that is resumed goes where it began.
+    assert RunOptions.from_dict(json.loads(json.dumps(RunOptions().to_dict())), tmp_path).wandb == options
+    write(tmp_path, wandb=options)
+    for seed, got in zip(SEEDS, wandb_runs(tmp_path).values(), strict=True):
+        run = got["run"]
+        assert (run.project, run.run_group, run.entity) == ("their-project", "their-group", "their-team")
+        assert (list(run.tags), run.notes) == (["x", "y"], "their notes")
+        assert run.display_name == f"their-name_seed{seed}"
+
+
+def test_settings_hold_against_wandbs_own_variables(tmp_path, monkeypatch):
+    for name, text in VARIABLES.items():
+        monkeypatch.setenv(name, text)
+    given = WandbOptions("offline", "ours", "our-team", "our-group", ("a",), "our-name")
+    write(tmp_path, wandb=given)
+    for seed, got in zip(SEEDS, wandb_runs(tmp_path).values(), strict=True):
+        run = got["run"]
+        assert (run.project, run.run_group, run.entity) == ("ours", "our-group", "our-team")
+        assert (list(run.tags), run.display_name) == (["a"], f"our-name_seed{seed}")
+    assert make_sinks(CONFIG, tmp_path, "run7", wandb=WandbOptions(mode="disabled")) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("WANDB_MODE", "onlin", "WANDB_MODE='onlin' is unknown: did you mean 'online'"),
+        ("WANDB_INIT_TIMEOUT", "soon", "WANDB_INIT_TIMEOUT='soon' cannot be used"),
+    ],
+)
+def test_variables_that_cannot_be_used(name, text, said, monkeypatch):
+    monkeypatch.setenv(name, text)
+    with pytest.raises(ConfigError, match=said):
+        WandbOptions()
 
 
 def test_importing_the_sinks_imports_no_client():

@@ -55,8 +55,8 @@ class RunDirectory:
     ):
         if path is None and environment is not None:
             raise ConfigError(
-                "run_dir=None: the settings of an environment object are unknown, so no directory can be named "
-                "after them: say where the run shall be, RunOptions(run_dir=...)"
+                "run_dir=None: the settings of an environment object are unknown, so no directory can be "
+                "named after them: say where the run shall be, RunOptions(run_dir=...)"
             )
         try:
             json.dumps(plain(config.to_dict()))

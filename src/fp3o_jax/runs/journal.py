@@ -37,8 +37,8 @@ def all_stopped(frozen: Mapping[str, int], config: Config) -> str:
     each = ", ".join(f"seed {seed} in update {update}" for seed, update in frozen.items())
     return (
         f"every seed has ceased to be finite: {each} of {config.num_updates}. The updates before count: "
-        "they are in metrics.jsonl, and the states after them in the newest checkpoint. Smaller learning rates "
-        "may help, or else observations and rewards of the environment are not finite"
+        "they are in metrics.jsonl, and the states after them in the newest checkpoint. Smaller learning "
+        "rates may help, or else observations and rewards of the environment are not finite"
     )
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -27,8 +27,8 @@ Layout = Literal["per_seed", "aggregate"]
 FINISH_TIMEOUT = 120.0
 
 
-def _from(variable: str, default: Any, read: Callable[[str], Any] = str) -> Any:
-    """A field whose default is W&B's own environment variable, where that is set when options are made.
+def _variable(variable: str, default: Any, read: Callable[[str], Any] = str) -> Callable[[], Any]:
+    """What makes a field's default: W&B's own environment variable, where that is set when options are made.
 
     So a run that is resumed goes where it began, whatever the variable says by then.
     """
@@ -40,18 +40,18 @@ def _from(variable: str, default: Any, read: Callable[[str], Any] = str) -> Any:
         except ValueError:
             raise ConfigError(f"{variable}={text!r} cannot be used") from None
 
-    return dataclasses.field(default_factory=value)
+    return value
 
 
 def _mode(text: str) -> str:
-    """A value of WANDB_MODE, of which some have two names."""
-    mode = {"dryrun": "offline", "run": "online"}.get(text, text)
+    """A value of WANDB_MODE, some of which are the same here."""
+    mode = {"dryrun": "offline", "run": "online", "shared": "online"}.get(text, text)
     if mode not in get_args(Mode):
         raise unknown("WANDB_MODE", text, get_args(Mode))
     return mode
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class WandbOptions:
     """How to log to Weights & Biases.
 
@@ -61,21 +61,23 @@ class WandbOptions:
         ConfigError: a value cannot be used.
     """
 
-    mode: Mode = _from("WANDB_MODE", "disabled", _mode)
+    mode: Mode = field(default_factory=_variable("WANDB_MODE", "disabled", _mode))
     """log to the server, to files that `wandb sync` uploads later, or not at all"""
-    project: str = _from("WANDB_PROJECT", "fp3o-jax")
+    project: str = field(default_factory=_variable("WANDB_PROJECT", "fp3o-jax"))
     """project that the runs belong to"""
-    entity: str | None = _from("WANDB_ENTITY", None)
+    entity: str | None = field(default_factory=_variable("WANDB_ENTITY", None))
     """user or team; by default the one that the key belongs to"""
-    group: str | None = _from("WANDB_RUN_GROUP", None)
+    group: str | None = field(default_factory=_variable("WANDB_RUN_GROUP", None))
     """group of the seeds' runs; by default one for each run directory"""
-    tags: tuple[str, ...] = _from("WANDB_TAGS", (), lambda text: tuple(text.split(",")))
+    tags: tuple[str, ...] = field(
+        default_factory=_variable("WANDB_TAGS", (), lambda text: tuple(text.split(",")))
+    )
     """tags of every run"""
-    name: str | None = _from("WANDB_NAME", None)
+    name: str | None = field(default_factory=_variable("WANDB_NAME", None))
     """name of the runs, before the seed; by default environment, algorithm and sharing"""
     layout: Layout = "per_seed"
     """a run for each seed, in one group, or one run with mean, IQM, min and max over the seeds"""
-    init_timeout: float = _from("WANDB_INIT_TIMEOUT", 30.0, float)
+    init_timeout: float = field(default_factory=_variable("WANDB_INIT_TIMEOUT", 30.0, float))
     """online: seconds to wait for the server before logging offline"""
 
     def __post_init__(self) -> None:
