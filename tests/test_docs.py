@@ -35,6 +35,27 @@ def test_python_block(capsys):
     exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
 
 
+IMPORTS = sorted(
+    {
+        statement.strip()
+        for page in (README, *(page.read_text() for page in DOCS))
+        for statement in re.findall(r"^\s*((?:from \S+ )?import [\w., ]+)$", "".join(blocks("python", page)), re.M)
+        + re.findall(r"`((?:from \S+ )?import [\w., ]+)`", page)
+    }
+)
+
+
+@pytest.mark.parametrize("statement", IMPORTS)
+def test_imports(statement):
+    """In a fresh install: a dependency that is missing would be found here."""
+    exec(statement, {})
+
+
+def test_all_imports_are_found():
+    assert "from jaxmarl.wrappers.baselines import load_params" in IMPORTS
+    assert sum("fp3o_jax" in statement for statement in IMPORTS) >= 4
+
+
 COMMANDS = [
     line.split("#")[0].strip()
     for text in (README, *(page.read_text() for page in DOCS))

@@ -246,6 +246,34 @@ def test_a_seed_that_ceases_to_be_finite_is_left_behind(whole, tmp_path, monkeyp
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
 
 
+def test_a_run_ends_when_no_seed_is_finite(tmp_path, monkeypatch, capsys):
+    """It claims no step that it did not make, and says the same again when it is resumed."""
+    update, path = Trainer.update, tmp_path / "run"
+
+    def poisoned(self, state):
+        new, metrics = update(self, state)
+        bad = jnp.where(state.num_updates == 3, jnp.nan, 0.0)
+        return new.replace(params=jax.tree.map(lambda x: x + bad.astype(x.dtype), new.params)), metrics
+
+    said = r"every seed has ceased to be finite: seed 0 in update 4, seed 1 in update 4 of 10"
+    with monkeypatch.context() as patch, pytest.raises(RunError, match=said):
+        patch.setattr(Trainer, "update", poisoned)
+        train(path)
+    rows = (path / "metrics.jsonl").read_bytes()
+    written = [json.loads(line) for line in rows.decode().splitlines()]
+    assert [(row["update"], row["seed"]) for row in written] == [(u, s) for u in (1, 2, 3) for s in (0, 1)]
+    assert all(np.isfinite(row["entropy"]) for row in written)
+    state = load_run(path)[1]
+    assert list(state.num_updates) == [3, 3]
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+    with pytest.raises(RunError, match=said):
+        train(path)
+    assert main(["train", "--resume", str(path)]) == 1
+    assert "every seed has ceased to be finite" in capsys.readouterr().err
+    assert (path / "metrics.jsonl").read_bytes() == rows
+    assert not (path / "summary.json").exists()
+
+
 def test_evaluation_during_the_run(tmp_path):
     train(tmp_path / "run", options=dataclasses.replace(OFTEN, eval_every=5))
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

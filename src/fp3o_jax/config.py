@@ -191,7 +191,7 @@ class Config:
     sum, or nothing"""
 
     seed: int = 0
-    """seed of the first run; with several seeds, run i has seed + i"""
+    """seed of the first run, below 2**64; with several seeds, run i has seed + i"""
     num_seeds: int = 1
     """independent runs trained side by side in one program"""
 
