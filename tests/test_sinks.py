@@ -473,7 +473,7 @@ VARIABLES = {
     "WANDB_RUN_GROUP": "their-group",
     "WANDB_TAGS": "x,y",
     "WANDB_NAME": "their-name",
-    "WANDB_INIT_TIMEOUT": "7",
+    "WANDB_INIT_TIMEOUT": "70",
 }
 
 
@@ -481,7 +481,7 @@ def test_wandbs_own_variables_hold_where_a_setting_is_not_given(tmp_path, monkey
     for name, text in (VARIABLES | {"WANDB_NOTES": "their notes"}).items():
         monkeypatch.setenv(name, text)
     options = WandbOptions()
-    assert options.init_timeout == 7.0
+    assert options.init_timeout == 70.0
     # A run that is resumed goes where it began.
     assert RunOptions.from_dict(json.loads(json.dumps(RunOptions().to_dict())), tmp_path).wandb == options
     write(tmp_path, wandb=options)

@@ -37,6 +37,8 @@ def _variable(variable: str, default: Any, read: Callable[[str], Any] = str) -> 
         text = os.environ.get(variable)
         try:
             return read(text) if text else default
+        except ConfigError:
+            raise
         except ValueError:
             raise ConfigError(f"{variable}={text!r} cannot be used") from None
 
