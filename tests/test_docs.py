@@ -37,9 +37,11 @@ def test_python_block(capsys):
 
 IMPORTS = sorted(
     {
-        statement.strip()
+        statement
         for page in (README, *(page.read_text() for page in DOCS))
-        for statement in re.findall(r"^\s*((?:from \S+ )?import [\w., ]+)$", "".join(blocks("python", page)), re.M)
+        for statement in re.findall(
+            r"^((?:from \S+ )?import [\w., ]+)$", "".join(blocks("python", page)), re.M
+        )
         + re.findall(r"`((?:from \S+ )?import [\w., ]+)`", page)
     }
 )

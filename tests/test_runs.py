@@ -201,6 +201,24 @@ def test_the_last_and_the_best_are_kept(tmp_path):
     assert (jax.random.key_data(best.state["key"]) == jax.random.key_data(jax.random.key(1))).all()
 
 
+@pytest.mark.parametrize("name", ["lr[0.1]", "a*b?", "[", "with space :x:"])
+def test_directories_of_any_name(name, tmp_path):
+    """Below a name that reads as a pattern, orbax wrote checkpoints that it could not read."""
+    path = tmp_path / name / "checkpoints"
+    template = jax.eval_shape(lambda: {"x": jnp.zeros(3, int)})
+    checkpoints = Checkpoints(path)
+    for update in (1, 2):
+        checkpoints.save(update, {"x": jnp.full(3, update)}, {}, float(update))
+    checkpoints.close()
+    checkpoints = Checkpoints(path)
+    checkpoints.drop_after(1)
+    last = checkpoints.restore(template)
+    checkpoints.close()
+    assert last.update == 1
+    assert list(last.state["x"]) == [1, 1, 1]
+    assert [p.name for p in path.iterdir()] == ["1"]
+
+
 def test_packing_is_lossless():
     state = {"a": jnp.arange(3), "b": jnp.array([True]), "empty": jnp.zeros((2, 0)), "z": jnp.float32(2)}
     state |= {"half": jnp.ones((2, 2), jnp.bfloat16), "key": jax.random.split(jax.random.key(0), 2)}

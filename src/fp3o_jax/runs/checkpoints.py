@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import logging
 import os
 import re
 import shutil
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -69,8 +71,9 @@ class Checkpoints:
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         self._args = ocp.args
         self.path = Path(path).absolute()
+        self._alias = _alias(self.path)
         self._manager = ocp.CheckpointManager(
-            self.path,
+            Path(self._alias.name) / "checkpoints" if self._alias else self.path,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policies.AnyPreservationPolicy(
                     [policies.LatestN(keep), policies.BestN(n=1, get_metric_fn=lambda m: m["score"])]
@@ -208,12 +211,28 @@ class Checkpoints:
         with _explained():
             self._manager.wait_until_finished()
             self._manager.close()
+        if self._alias:
+            self._alias.cleanup()
 
     def _score(self, step: int) -> float:
         return self._restore(step, run=self._args.JsonRestore()).run["score"]
 
     def _restore(self, step: int, **items: Any) -> Any:
         return self._manager.restore(step, args=self._args.Composite(**items))
+
+
+def _alias(path: Path) -> tempfile.TemporaryDirectory | None:
+    """A directory with a link to ``path``, where its name holds what a pattern would be made of.
+
+    Orbax looks for its own files with patterns that begin with the path as it is: below ``lr[0.1]`` it finds
+    none of them, and leaves checkpoints behind that it cannot read.
+    """
+    if glob.escape(str(path)) == str(path):
+        return None
+    path.mkdir(parents=True, exist_ok=True)
+    place = tempfile.TemporaryDirectory(prefix="fp3o-")
+    (Path(place.name) / "checkpoints").symlink_to(path, target_is_directory=True)
+    return place
 
 
 def _is_key(leaf: Any) -> bool:

@@ -167,7 +167,8 @@ def check_environment(path: Path, environment: Mapping[str, Any] | None) -> None
     Raises:
         ConfigError: the run was given an object and there is none here, or one of other sizes.
     """
-    there = json.loads((Path(path) / "run.json").read_text(encoding="utf-8")).get("environment")
+    about = Path(path) / "run.json"
+    there = json.loads(about.read_text(encoding="utf-8")).get("environment") if about.exists() else None
     # Before it was written down, the name told: those of the registry have a family in front.
     unnamed = there is None and "/" not in read_config(path).env
     if environment is None and (there is not None or unnamed):
