@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_type_hints
 
-from fp3o_jax.values import field_types
+from fp3o_jax.values import alternatives, field_types
 
 SWITCH = {"true": True, "false": False}
 
@@ -58,7 +58,7 @@ def _flags(types: Mapping[str, Any], prefix: str = "--", depth: int = 0) -> dict
         flag = prefix + name.replace("_", "-")
         if dataclasses.is_dataclass(hint):
             flags |= _flags(field_types(hint), f"{flag}." if depth else prefix, depth + 1)
-        meant = [kind for kind in get_args(hint) or (hint,) if kind is not type(None)]
+        meant = [kind for kind in alternatives(hint) if kind is not type(None)]
         if meant in ([bool], [int]):
             flags[flag] = meant[0]
     return flags

@@ -129,7 +129,7 @@ def record(trainer: Trainer, params: Any, key: Array, greedy: bool = True) -> Ep
     """Plays one episode, from a fresh reset to its end, and keeps all of it.
 
     It is the episode that ``make_evaluate(trainer, 1, greedy)(params, key)`` plays, and as there one without
-    an end is cut after ``STEP_LIMIT`` steps.
+    an end is cut after ``STEP_LIMIT`` steps. Each call compiles anew.
 
     Args:
         trainer: what ``make_train`` returned.

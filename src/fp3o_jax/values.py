@@ -31,7 +31,7 @@ def as_meant(value: Any, hint: Any) -> Any:
         ValueError: the value is of another type; the message says of which it must be.
     """
     value = plain_number(value)
-    meant = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    meant = alternatives(hint)
     if value is None and type(None) in meant:
         return None
     items = next((get_args(kind)[0] for kind in meant if get_origin(kind) is tuple), None)
@@ -53,6 +53,11 @@ def as_meant(value: Any, hint: Any) -> Any:
     if wanted:
         raise ValueError(f"must be {' or '.join(wanted)}")
     return value
+
+
+def alternatives(hint: Any) -> tuple[Any, ...]:
+    """The members of a union, or the one type."""
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
 def plain_number(value: Any) -> Any:

@@ -2,6 +2,15 @@
 
 from fp3o_jax.runs.loop import RunError, RunOptions, run_training
 from fp3o_jax.runs.signals import Interrupted
-from fp3o_jax.runs.trained import evaluate_run, load_run, render_run
+from fp3o_jax.runs.trained import evaluate_run, load_params, load_run, render_run
 
-__all__ = ["Interrupted", "RunError", "RunOptions", "evaluate_run", "load_run", "render_run", "run_training"]
+__all__ = [
+    "Interrupted",
+    "RunError",
+    "RunOptions",
+    "evaluate_run",
+    "load_params",
+    "load_run",
+    "render_run",
+    "run_training",
+]
