@@ -2,8 +2,8 @@
 
     python experiments/paper/report.py
 
-Replaces what stands between the page's two markers, and draws one figure for each environment beside it. What is
-not finished is shown as missing.
+Replaces what stands between the page's two markers, and draws one figure for each environment beside it.
+What is not finished is shown as missing.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Measured:
 def number(value: float) -> str:
     """Short, as for a table."""
     if not np.isfinite(value):
-        return "–"
+        return "-"
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 
@@ -112,7 +112,7 @@ def of_seeds(scores: np.ndarray, statistic: Any = iqm) -> Estimate:
 def steps_text(measured: Measured, level: float) -> str:
     """Median over seeds of the env steps to a win rate, and how many seeds reach it."""
     if measured.metric != "win_rate":
-        return "–"
+        return "-"
     steps, budget = measured.steps_to(level), measured.result["env_steps"][-1]
 
     def form(value: float) -> str:
@@ -151,7 +151,7 @@ def score_table(group: Sequence[Measured], here: str) -> list[str]:
         line += [text(of_seeds(m.at_seconds(seconds)))] if seconds else []
         held = m.curve("condition_held")
         line += [f"{np.nanmean(m.curve('joint_kl')):.3g}", f"{np.nanmax(m.curve('joint_kl_max')):.3g}"]
-        line += ["–" if np.isnan(held).all() else f"{100 * np.nanmean(held):.1f}%"]
+        line += ["-" if np.isnan(held).all() else f"{100 * np.nanmean(held):.1f}%"]
         line += [f"{1e3 * m.result['seconds']['per_update']:.1f}"]
         line += [(m.result["commit"] or "unknown")[:7] + OTHER * (m.result["source"] != here)]
         rows.append(line)
@@ -248,7 +248,7 @@ def section(env: str, group: Sequence[Measured], figure: Path, here: str) -> lis
     config = cell.config
     lines = [f"### {env}", ""]
     lines += [
-        f"{config.total_env_steps:,} env steps a seed ({config.num_updates} updates of {config.num_envs} × "
+        f"{config.total_env_steps:,} env steps a seed ({config.num_updates} updates of {config.num_envs} x "
         f"{config.rollout_length}), {len(done[0].final)} seeds, {'GRU' if config.recurrent else 'MLP'} "
         f"{config.hidden_size}; on {', '.join(devices)}.",
         "",
@@ -273,10 +273,7 @@ def generate(options: Options) -> str:
     if any(m.result["source"] != here for m in finished):
         lines += [f"{OTHER}: measured with other code than that of `src/` beside this page.", ""]
     if others:
-        lines += [
-            f"Not in the tables, for settings that the protocol no longer has: {', '.join(others)}.",
-            "",
-        ]
+        lines += [f"Not in the tables, since the protocol has other settings now: {', '.join(others)}.", ""]
     full = {env: g for env, g in groups.items() if not g[0].cell.small}
     for title, some in (("### FP3O against the others", full), ("### The same, small budgets", None)):
         some = some or {env: g for env, g in groups.items() if g[0].cell.small}

@@ -14,6 +14,7 @@ ones are compiled.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -147,15 +148,12 @@ class Fill:
                     self._end()
                 for _, claim in self.waiting:
                     claim.touch()
-                if self.stopping or self.left <= 0:
+                over = self.stopping or self.left <= 0
+                if over:
                     self._give_back()
                 if not self.running:
                     self._begin()
-                if (
-                    not (self.stopping or self.left <= 0)
-                    and len(self.waiting) < self.ahead
-                    and self._prepare()
-                ):
+                if not over and len(self.waiting) < self.ahead and self._prepare():
                     continue
                 if not (self.running or self.waiting):
                     break
@@ -205,12 +203,8 @@ class Fill:
             elif prepared.ready:
                 self.waiting.remove(pair)
                 self.rest = self.forecast(cell) or 0.0
-                future = self.runner.submit(
-                    train,
-                    prepared,
-                    lambda *told: self._progress(cell, claim, *told),
-                    self.options.until_update,
-                )
+                told = functools.partial(self._progress, cell, claim)
+                future = self.runner.submit(train, prepared, told, self.options.until_update)
                 self.running = (prepared, claim, future)
                 return
 
@@ -249,8 +243,9 @@ class Fill:
         seconds = measured["seconds"]
         final = {name: round(float(np.mean(values)), 3) for name, values in measured["final"].items()}
         self.log(
-            f"{cell.name}: compiled in {max(seconds['compile'].values()):.1f} s, trained in {seconds['train']:.1f} s "
-            f"({1e3 * seconds['per_update']:.1f} ms an update), evaluated in {seconds['evaluate']:.1f} s, {final}"
+            f"{cell.name}: compiled in {max(seconds['compile'].values()):.1f} s, trained in "
+            f"{seconds['train']:.1f} s ({1e3 * seconds['per_update']:.1f} ms an update), evaluated in "
+            f"{seconds['evaluate']:.1f} s, {final}"
             + (f", STOPPED {measured['stopped']}" if measured["stopped"] else "")
         )
         if self.options.until_update is not None:
@@ -312,9 +307,8 @@ def show(cells: list[Cell], store: Store) -> None:
     """Prints where each cell stands."""
     for cell in cells:
         state = "finished" if store.has(cell.name) else "running" if store.busy(cell.name) else "missing"
-        print(
-            f"{state:8} {cell.name}  {cell.config.total_env_steps:,} env steps × {cell.config.num_seeds} seeds"
-        )
+        size = f"{cell.config.total_env_steps:,} env steps x {cell.config.num_seeds} seeds"
+        print(f"{state:8} {cell.name}  {size}")
 
 
 def main(options: Options) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import time
 from collections.abc import Callable
@@ -13,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.stages import Compiled, Lowered
 
 from cells import Cell
-from fp3o_jax import make_evaluate, make_train, xla
+from fp3o_jax import Environment, make_env, make_evaluate, make_train, xla
 from fp3o_jax.runs.loop import evaluation_keys, keep_last_good, over_seeds
 
 #: Curves that are kept, of those that an update reports.
@@ -41,16 +43,17 @@ class Compiler:
 
     def __init__(self, pool: Executor):
         self._pool = pool
-        self._programs: dict[str, Future] = {}
+        self._programs: dict[tuple[str, str, str], Future] = {}
 
     def __call__(
-        self, lowered: Any, compile_: Callable[[Any], Any] = lambda lowered: lowered.compile()
+        self, cell: Cell, lowered: Lowered, compile_: Callable[[Lowered], Compiled] = Lowered.compile
     ) -> Future:
-        """The compiled program, in the future."""
-        text = hashlib.sha256(lowered.as_text().encode()).hexdigest()
-        if text not in self._programs:
-            self._programs[text] = self._pool.submit(_timed, compile_, lowered)
-        return self._programs[text]
+        """In the future: the compiled program and the seconds that it took."""
+        # A program's text does not tell the constants that JAX hands to it as arguments.
+        key = (cell.env, cell.sharing, hashlib.sha256(lowered.as_text().encode()).hexdigest())
+        if key not in self._programs:
+            self._programs[key] = self._pool.submit(_timed, compile_, lowered)
+        return self._programs[key]
 
 
 def _timed(fn: Callable[..., Any], *args: Any) -> tuple[Any, float]:
@@ -66,7 +69,7 @@ class Prepared:
         cell: which.
         keys: [S] one for each seed.
         programs: ``init``: keys -> state; ``chunk``: state -> (state, means over its updates); ``evaluate``:
-            (params, keys, number of the evaluation) -> means over episodes. Each a future of the program and the seconds it took.
+            (params, keys, number of the evaluation) -> means over episodes.
         lower_seconds: of tracing all three.
     """
 
@@ -80,6 +83,12 @@ class Prepared:
         return all(future.done() for future in self.programs.values())
 
 
+@functools.cache
+def environment(name: str, options: tuple[tuple[str, Any], ...]) -> Environment:
+    """``make_env``, once: JAX traces the steps of one object once for all cells that use it."""
+    return make_env(name, dict(options))
+
+
 def prepare(cell: Cell, compile_: Compiler) -> Prepared:
     """Traces a cell's programs here, and has them compiled elsewhere.
 
@@ -88,7 +97,8 @@ def prepare(cell: Cell, compile_: Compiler) -> Prepared:
     """
     start = time.monotonic()
     config = cell.config
-    trainer, seeds = make_train(config), config.num_seeds
+    env = environment(config.env, tuple(sorted(config.env_kwargs.items())))
+    trainer, seeds = make_train(config, env), config.num_seeds
     keys = jnp.stack([jax.random.key(config.seed + i) for i in range(seeds)])
     init = jax.jit(over_seeds(trainer.init, seeds))
     step = over_seeds(keep_last_good(trainer.update), seeds)
@@ -107,9 +117,9 @@ def prepare(cell: Cell, compile_: Compiler) -> Prepared:
     shapes = jax.eval_shape(init, keys)
     # The longest compilation first.
     programs = {
-        "chunk": compile_(jax.jit(chunk, donate_argnums=0).lower(shapes)),
-        "evaluate": compile_(jax.jit(evaluate).lower(shapes.params, keys, np.int32(0))),
-        "init": compile_(init.lower(keys), xla.compile_for_one_run),
+        "chunk": compile_(cell, jax.jit(chunk, donate_argnums=0).lower(shapes)),
+        "evaluate": compile_(cell, jax.jit(evaluate).lower(shapes.params, keys, np.int32(0))),
+        "init": compile_(cell, init.lower(keys), xla.compile_for_one_run),
     }
     return Prepared(cell, keys, programs, time.monotonic() - start)
 
@@ -161,11 +171,9 @@ def train(
         playing = (cell.evaluation.times - len(evaluations) + repeats - 1) * one
         progress(i, time.monotonic() - start, pace * (cell.points - i) + playing)
     begin = time.monotonic()
-    last = (
-        evaluations[-1:] + [evaluate(len(evaluations) + k) for k in range(repeats - 1)]
-        if until is None
-        else evaluations
-    )
+    last = evaluations[-1:]
+    if until is None:
+        last += [evaluate(len(evaluations) + k) for k in range(repeats - 1)]
     eval_seconds.append(time.monotonic() - begin)
 
     steps = cell.updates_per_point * config.steps_per_update
