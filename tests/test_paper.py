@@ -213,6 +213,10 @@ def test_a_result_is_written_once_and_whole(tmp_path):
 
 @pytest.fixture
 def pretend(monkeypatch):
+    return pretended(monkeypatch)
+
+
+def pretended(monkeypatch):
     """Cells that cost nothing but the seconds they are told to take; returns the names of those trained."""
     trained = []
     seconds = {}
@@ -302,50 +306,56 @@ def test_a_signal_gives_the_cell_up(fill, pretend, monkeypatch, tmp_path):
     assert Store(tmp_path / "results").results() == {} and trained == []
 
 
-def test_a_killed_process_leaves_whole_cells_and_the_next_goes_on(protocol, tmp_path):
-    """A real cell, trained and killed by another process; the cell is the same when it is run here."""
-    folder = tmp_path / "results"
-    code = (
-        "import os, sys, run, training, report\n"
-        "from pathlib import Path\n"
-        "true, calls = run.train, []\n"
-        "def train(*args):\n"
-        "    calls.append(1)\n"
-        "    if len(calls) == 2: os.kill(os.getpid(), 9)\n"
-        "    return true(*args)\n"
-        "run.train = train\n"
-        f"protocol, store = Path({str(protocol)!r}), Path({str(folder)!r})\n"
-        "run.main(run.Options(protocol=protocol, store=store, only='*fp3o*'))\n"
-    )
-    paths = [str(ROOT / "experiments" / "paper"), *filter(None, sys.path)]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+KILLED = """
+import os, run, test_paper
+from pathlib import Path
+
+with test_paper.pytest.MonkeyPatch.context() as patch:
+    trained, _ = test_paper.pretended(patch)
+    true = run.train
+    run.train = lambda *args: os.kill(os.getpid(), 9) if len(trained) == 2 else true(*args)
+    run.main(run.Options(protocol=Path("protocol.toml"), store=Path("results")))
+"""
+
+
+def test_a_killed_process_leaves_whole_cells_and_the_next_goes_on(fill, pretend, protocol, tmp_path):
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", KILLED]
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    store = Store(folder)
-    (there,) = store.results().values()
-    assert there["sharing"] == "full"
-    claims = [store.claim(cell.name) for cell in read_protocol(protocol, only="*fp3o*")]
-    assert [claim is not None for claim in claims] == [False, True]
-    check_against_training(there, read_protocol(protocol, only="*fp3o.full*")[0])
+    store = Store(tmp_path / "results")
+    assert [(r["method"], r["sharing"]) for r in store.results().values()] == ORDER[:2]
+    # It held the third and the fourth when it was killed.
+    assert len([path for path in store.folder.glob("*.lock") if path.name != "all.lock"]) >= 1
+    assert fill() == 0 and pretend[0] == ORDER[2:]
 
 
-def check_against_training(result, cell):
-    """The curves are means of what plain training logs, point by point."""
-    keys = np.array([7, 8])
-    metrics = jax.jit(jax.vmap(lambda s: make_train(cell.config)(jax.random.key(s))["metrics"]))(keys)
-    per_point = cell.config.num_updates // 4
-    assert result["env_steps"] == [64 * per_point * (i + 1) for i in range(4)]
+def test_a_cell_is_plain_training(fill, protocol, tmp_path):
+    """The curves are means of what training logs, point by point; the only cell that is really run."""
+    assert fill(only="*fp3o.full*") == 0
+    (result,) = Store(tmp_path / "results").results().values()
+    (cell,) = read_protocol(protocol, only="*fp3o.full*")
+    trainer = make_train(cell.config)
+    state, logged = trainer.init(jax.random.key(8)), []
+    update = jax.jit(trainer.update)
+    for _ in range(cell.config.num_updates):
+        state, metrics = update(state)
+        logged.append(metrics)
     for name in ("episode_return", "joint_kl", "entropy", "condition_held"):
-        expected = np.asarray(metrics[name]).reshape(2, 4, per_point).mean(-1)
+        expected = np.array([metrics[name] for metrics in logged]).reshape(4, 2).mean(1)
         assert np.isfinite(expected).all()
-        np.testing.assert_allclose(result["curves"][name], expected, rtol=2e-4, atol=1e-7, err_msg=name)
-    sums = np.asarray(metrics["condition_sums"]).reshape(2, 4, per_point, 2).mean(2)
-    np.testing.assert_allclose(result["curves"]["condition_plain"], sums[..., 1], rtol=2e-3, atol=1e-5)
+        curve = result["curves"][name][1]
+        np.testing.assert_allclose(curve, expected, rtol=2e-4, atol=1e-7, err_msg=name)
+    plain = np.array([metrics["condition_sums"][1] for metrics in logged]).reshape(4, 2).mean(1)
+    np.testing.assert_allclose(result["curves"]["condition_plain"][1], plain, rtol=2e-3, atol=1e-5)
+    assert result["env_steps"] == [128, 256, 384, 512]
+    assert result["evaluations"]["env_steps"] == [256, 512]
+    assert np.isfinite(result["evaluations"]["episode_return"]).all()
     assert np.shape(result["evaluations"]["episode_return"]) == (2, 2)
     assert (
         np.isfinite(result["final"]["episode_return"]).all() and len(result["final"]["episode_return"]) == 2
     )
-    assert result["stopped"] == {} and result["evaluations"]["env_steps"] == [256, 512]
+    assert result["stopped"] == {} and result["settings"] == cell.settings
 
 
 # --- the page ---

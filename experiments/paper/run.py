@@ -119,7 +119,8 @@ class Fill:
         cores = os.cpu_count() or 1
         on_cpu = jax.default_backend() == "cpu"
         self.ahead = options.ahead or (1 if on_cpu else max(1, cores // 2))
-        self.pool = ThreadPoolExecutor(1 if on_cpu else cores)
+        # An accelerator waits for the thread that launches its work: compilers leave it a core.
+        self.pool = ThreadPoolExecutor(1 if on_cpu else max(1, cores - 2))
         self.runner = ThreadPoolExecutor(1)
         self.compile = Compiler(self.pool)
         self.waiting: list[tuple[Prepared, Claim]] = []
@@ -140,7 +141,9 @@ class Fill:
         return others + SLACK * (self.forecast(cell) or 0.0) < self.left
 
     def run(self) -> int:
-        """Runs cells; returns how many failed."""
+        """Runs cells; returns the exit status."""
+        # The thread that runs a cell needs the interpreter for moments, which tracing must not keep from it.
+        sys.setswitchinterval(1e-3)
         with deferred() as stop:
             while True:
                 self.stopping = stop.signum is not None
