@@ -1,0 +1,130 @@
+"""The cells of a protocol: what each one trains, and what it is called."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import hashlib
+import itertools
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fp3o_jax.config import Config, ConfigError, unknown
+
+PROTOCOL = Path(__file__).with_name("protocol.toml")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """How all cells are judged; the fields are those of the protocol's ``[evaluation]``."""
+
+    seeds: int
+    first_seed: int
+    times: int
+    episodes: int
+    final_episodes: int
+    points: int
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value, least = getattr(self, field.name), 0 if field.name == "first_seed" else 1
+            if not isinstance(value, int) or value < least:
+                raise ConfigError(
+                    f"evaluation.{field.name}={value!r} must be a whole number of at least {least}"
+                )
+        if self.final_episodes % self.episodes:
+            raise ConfigError(
+                f"evaluation.final_episodes={self.final_episodes} must be a multiple of "
+                f"episodes={self.episodes}: the last evaluation plays that many over and over"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One environment × method × sharing, with all its seeds.
+
+    Attributes:
+        env, method, sharing: what is compared.
+        small: of the small budget.
+        settings: the fields of ``Config`` that the protocol sets.
+        evaluation: how it is judged.
+    """
+
+    env: str
+    method: str
+    sharing: str
+    small: bool
+    settings: Mapping[str, Any]
+    evaluation: Evaluation
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides what the cell computes, as JSON holds it."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @property
+    def name(self) -> str:
+        """Of its files. Other settings make another name: a cell measured with them is another cell."""
+        words = [self.env.replace("/", "-"), self.method, self.sharing] + ["small"] * self.small
+        digest = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:6]
+        return ".".join([*(word.replace("|", "_") for word in words), digest])
+
+    @property
+    def updates_per_point(self) -> int:
+        """Updates that a point of the curves is the mean of."""
+        return max(1, round(self._asked.num_updates / self.evaluation.points))
+
+    @property
+    def points(self) -> int:
+        """Points of the curves: a multiple of the number of evaluations."""
+        times = self.evaluation.times
+        return times * max(1, round(self._asked.num_updates / (self.updates_per_point * times)))
+
+    @property
+    def config(self) -> Config:
+        """The settings, with the env steps rounded to whole points."""
+        updates = self.points * self.updates_per_point
+        return self._asked.replace(total_env_steps=updates * self._asked.steps_per_update)
+
+    @property
+    def _asked(self) -> Config:
+        return Config.from_dict(
+            {**self.settings, "env": self.env, "sharing": self.sharing}
+            | {"seed": self.evaluation.first_seed, "num_seeds": self.evaluation.seeds}
+        )
+
+
+def read_protocol(path: Path = PROTOCOL, small: bool = False, only: str = "*") -> list[Cell]:
+    """The cells of a protocol, the most important first, each once.
+
+    Args:
+        path: a TOML file; ``protocol.toml`` explains its entries.
+        small: with the small budgets.
+        only: cells whose name matches this pattern, or has it in it.
+
+    Raises:
+        ConfigError: something in the protocol cannot be used.
+    """
+    protocol = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    evaluation = Evaluation(**protocol["evaluation"])
+    variants = protocol.get("methods", {})
+    cells: dict[str, Cell] = {}
+    for block in protocol["cells"]:
+        for env, sharing, method in itertools.product(block["envs"], block["sharings"], block["methods"]):
+            family = env.split("/")[0]
+            if family not in protocol["settings"]:
+                raise unknown("settings", family, protocol["settings"])
+            settings = protocol["settings"][family] | block.get("settings", {})
+            if small:
+                settings |= protocol.get("small", {}).get(family, {})
+            variant = dict(variants.get(method, {}))
+            factor = variant.pop("epochs_factor", 1)
+            settings |= {"algorithm": method} | variant
+            settings["epochs"] = factor * settings.get("epochs", Config.epochs)
+            cell = Cell(env, method, sharing, small, settings, evaluation)
+            _ = cell.config  # raises
+            cells.setdefault(cell.name, cell)
+    return [cell for name, cell in cells.items() if fnmatch.fnmatch(name, only) or only in name]

@@ -1,0 +1,413 @@
+"""The table of results that fills itself: its cells, its store, the program that fills it, and the page."""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import Future
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import report
+import run
+import training
+from cells import PROTOCOL, read_protocol
+from fp3o_jax import Config, ConfigError, make_train
+from store import Store
+
+ROOT = Path(__file__).parent.parent
+TINY = """
+[evaluation]
+seeds = 2
+first_seed = 7
+times = 2
+episodes = 4
+final_episodes = 8
+points = 4
+
+[settings.matrix]
+total_env_steps = 512
+num_envs = 4
+rollout_length = 16
+epochs = 1
+hidden_size = 8
+
+[small.matrix]
+total_env_steps = 256
+
+[methods.mappo-2x]
+algorithm = "mappo"
+epochs_factor = 2
+
+[[cells]]
+envs = ["matrix/climbing"]
+methods = ["fp3o", "mappo", "mappo-2x"]
+sharings = ["full", "none"]
+"""
+
+
+@pytest.fixture
+def protocol(tmp_path):
+    path = tmp_path / "protocol.toml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture
+def fill(protocol, tmp_path):
+    """``main`` of the program, on the tiny protocol and a store of its own."""
+    return lambda **options: run.main(
+        run.Options(**{"protocol": protocol, "store": tmp_path / "results"} | options)
+    )
+
+
+def result_of(cell, seed=0, **changes):
+    """A finished cell, made up."""
+    rng = np.random.default_rng(seed)
+    seeds, points, times = cell.evaluation.seeds, cell.points, cell.evaluation.times
+    steps = cell.updates_per_point * cell.config.steps_per_update
+    every = points // times
+    measured = {
+        "env_steps": [steps * (i + 1) for i in range(points)],
+        "curves": {
+            "win_rate": np.tile(np.linspace(0, 1, points), (seeds, 1)),
+            "joint_kl": rng.random((seeds, points)),
+            "joint_kl_max": 1 + rng.random((seeds, points)),
+        },
+        "evaluations": {
+            "env_steps": [steps * every * (i + 1) for i in range(times)],
+            "win_rate": rng.random((seeds, times)),
+        },
+        "final": {"win_rate": rng.random(seeds)},
+        "stopped": {},
+        "seconds": {
+            "init": 0.0,
+            "train": 2.0,
+            "evaluate": 1.0,
+            "per_update": 0.1,
+            "lower": 0.0,
+            "compile": {},
+        },
+    }
+    return run.record(cell, measured, "0123456789") | changes
+
+
+# --- cells ---
+
+
+def test_the_protocol_can_be_read():
+    full, small = read_protocol(PROTOCOL), read_protocol(PROTOCOL, small=True)
+    names = [cell.name for cell in full + small]
+    assert len(set(names)) == len(names) and len(full) == len(small)
+    # What is done first is a comparison under one sharing, and then under all, on the first map.
+    first = [(cell.env, cell.sharing, cell.method) for cell in full[:9]]
+    sharings = ("full", "partial", "none")
+    assert first == [("smax/6h_vs_8z", s, m) for s in sharings for m in ("fp3o", "mappo", "happo")]
+    for cell in full + small:
+        assert cell.evaluation.seeds >= 10 and cell.points % cell.evaluation.times == 0
+        asked = cell.settings["total_env_steps"]
+        assert abs(cell.config.total_env_steps / asked - 1) < 0.06, cell.name
+
+
+def test_settings_make_the_name(protocol):
+    before = {cell.method: cell for cell in read_protocol(protocol, only="*full*")}
+    assert before["mappo-2x"].config.epochs == 2 and before["mappo-2x"].config.algorithm == "mappo"
+    assert before["fp3o"].config == Config(
+        env="matrix/climbing",
+        algorithm="fp3o",
+        total_env_steps=512,
+        num_envs=4,
+        rollout_length=16,
+        epochs=1,
+        hidden_size=8,
+        seed=7,
+        num_seeds=2,
+    )
+    protocol.write_text(TINY.replace("hidden_size = 8", "hidden_size = 16"))
+    after = {cell.method: cell for cell in read_protocol(protocol, only="*full*")}
+    assert before["fp3o"].name != after["fp3o"].name
+    assert read_protocol(protocol, small=True)[0].config.total_env_steps == 256
+
+
+def test_what_the_protocol_cannot_mean_is_refused(protocol):
+    protocol.write_text(TINY.replace("epochs = 1", "epoch = 1"))
+    with pytest.raises(ConfigError, match="setting='epoch'"):
+        read_protocol(protocol)
+    protocol.write_text(TINY.replace("final_episodes = 8", "final_episodes = 6"))
+    with pytest.raises(ConfigError, match=r"final_episodes=6 must be a multiple of episodes=4"):
+        read_protocol(protocol)
+    protocol.write_text(TINY.replace('envs = ["matrix/climbing"]', 'envs = ["mpe/simple_spread"]'))
+    with pytest.raises(ConfigError, match="settings='mpe'"):
+        read_protocol(protocol)
+
+
+# --- store ---
+
+
+def claim_all(folder, names, start, taken):
+    store = Store(folder)
+    start.wait()
+    taken.put((os.getpid(), [name for name in names if store.claim(name)]))
+    time.sleep(30)  # holds what it has until it is ended
+
+
+def test_processes_never_take_the_same_cell(tmp_path):
+    """Nor one whose former owner was killed: each cell is one process's, stale locks included."""
+    names = [f"cell{i}" for i in range(40)]
+    store = Store(tmp_path)
+    context = multiprocessing.get_context("fork")
+    dead = context.Process(target=lambda: [store.claim(name) for name in names[:20]])
+    dead.start()
+    dead.join()
+    assert not any(store.busy(name) for name in names)
+    start, taken = context.Event(), context.Queue()
+    workers = [context.Process(target=claim_all, args=(tmp_path, names, start, taken)) for _ in range(4)]
+    try:
+        for worker in workers:
+            worker.start()
+        start.set()
+        claims = dict(taken.get(timeout=60) for _ in workers)
+        assert sorted(name for mine in claims.values() for name in mine) == sorted(names)
+        assert all(store.busy(name) and store.claim(name) is None for name in names)
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.join()
+    assert all(store.claim(name) for name in names)
+
+
+def test_locks_of_other_machines_go_stale_with_time(tmp_path):
+    store = Store(tmp_path)
+    lock = tmp_path / "cell.lock"
+    lock.write_text(json.dumps({"pid": 1, "host": "elsewhere", "time": 0}))
+    assert store.busy("cell") and store.claim("cell") is None
+    os.utime(lock, (time.time() - 7200,) * 2)
+    claim = store.claim("cell")
+    assert claim is not None and json.loads(lock.read_text())["pid"] == os.getpid()
+    claim.release()
+    assert not lock.exists() and not store.busy("cell")
+
+
+def test_a_result_is_written_once_and_whole(tmp_path):
+    store = Store(tmp_path)
+    assert store.write("cell", {"name": "cell", "curves": {"a": [[1.0, None]]}, "seconds": 2})
+    assert not store.write("cell", {"name": "cell", "seconds": 3})
+    assert store.results() == {"cell": {"name": "cell", "curves": {"a": [[1.0, None]]}, "seconds": 2}}
+    assert store.claim("cell") is None
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".part"] == []
+    bundle = tmp_path / "bundle.jsonl"
+    bundle.write_text('{"name": "cell", "seconds": 9}\n{"name": "new", "seconds": 1}\n{"name": "cut", "sec')
+    assert store.merge(bundle) == ["new"]
+    assert store.results()["cell"]["seconds"] == 2 and set(store.results()) == {"cell", "new"}
+
+
+# --- filling ---
+
+
+@pytest.fixture
+def pretend(monkeypatch):
+    return pretended(monkeypatch)
+
+
+def pretended(monkeypatch):
+    """Cells that cost nothing but the seconds they are told to take; returns the names of those trained."""
+    trained = []
+    seconds = {}
+
+    def prepare(cell, compile_):
+        done = Future()
+        done.set_result(None)
+        return training.Prepared(cell, None, {"chunk": done}, 0.0)
+
+    def train(prepared, progress, until=None):
+        cell = prepared.cell
+        trained.append((cell.method, cell.sharing))
+        one = seconds.get((cell.method, cell.sharing), 0.0) / cell.points
+        for i in range(1, cell.points + 1):
+            progress(i, one * i, one * (cell.points - i))
+        if (cell.method, cell.sharing) == ("happo", "none"):
+            raise RuntimeError("out of memory")
+        made = result_of(cell)
+        measured = {key: made[key] for key in ("env_steps", "curves", "evaluations", "final", "stopped")}
+        return measured | {"seconds": made["seconds"] | {"compile": {"chunk": 0.0}}}
+
+    monkeypatch.setattr(run, "prepare", prepare)
+    monkeypatch.setattr(run, "train", train)
+    return trained, seconds
+
+
+ORDER = [(method, sharing) for sharing in ("full", "none") for method in ("fp3o", "mappo", "mappo-2x")]
+
+
+def test_the_most_important_missing_cells_come_first(fill, pretend, tmp_path, capsys):
+    trained, _ = pretend
+    bundle = tmp_path / "cells.jsonl"
+    assert fill(only="*none*", bundle=bundle) == 0
+    assert trained == ORDER[3:]
+    assert fill() == 0 and trained == ORDER[3:] + ORDER[:3]
+    assert fill() == 0 and len(trained) == 6, "a cell was run twice"
+    assert "0 still missing" in capsys.readouterr().out
+    # What came over a line at a time is the same as what was written here.
+    assert fill(store=tmp_path / "there", merge=bundle) == 0
+    here, there = Store(tmp_path / "results").results(), Store(tmp_path / "there").results()
+    assert len(there) == 3 and there.items() <= here.items()
+    fill(list=True)
+    assert capsys.readouterr().out.count("finished") == 6
+
+
+def test_a_cell_that_does_not_fit_is_not_begun_or_given_up(fill, pretend, protocol, tmp_path, capsys):
+    trained, seconds = pretend
+    seconds.update(dict.fromkeys(ORDER[:3], 3600.0))
+    # Nothing is known at first: the first is begun and given up, and tells about those like it.
+    assert fill(minutes=1.0) == 0
+    assert trained == ORDER[:1]
+    assert "given up: " in capsys.readouterr().out
+    store = Store(tmp_path / "results")
+    assert store.results() == {} and not any(map(store.busy, (c.name for c in read_protocol(protocol))))
+    # Known from finished ones: not even begun.
+    trained.clear()
+    for cell in read_protocol(protocol, only="*mappo.none*"):
+        device = run.about()["device"]
+        made = result_of(cell, device=device, seconds={"init": 0.0, "train": 3600.0, "evaluate": 0.0})
+        store.write(cell.name, made)
+    assert fill(minutes=1.0) == 0 and trained == []
+    assert "0 cells finished, 0 failed, 5 still missing" in capsys.readouterr().out
+
+
+def test_a_cell_that_fails_does_not_end_the_others(fill, pretend, protocol, capsys):
+    trained, _ = pretend
+    protocol.write_text(TINY.replace('"mappo-2x"]', '"happo"]'))
+    assert fill() == 1 and len(trained) == 6
+    assert "FAILED: RuntimeError: out of memory" in capsys.readouterr().out
+    assert fill() == 1 and len(trained) == 7, "it is missing still"
+
+
+def test_a_signal_gives_the_cell_up(fill, pretend, monkeypatch, tmp_path):
+    trained, _ = pretend
+    cells, begun = run.train, threading.Event()
+
+    def slow(prepared, progress, until=None):
+        begun.set()
+        for _ in range(1000):
+            time.sleep(0.02)
+            progress(1, 0.0, 0.0)
+        return cells(prepared, progress, until)
+
+    monkeypatch.setattr(run, "train", slow)
+    threading.Thread(target=lambda: begun.wait(30) and os.kill(os.getpid(), signal.SIGTERM)).start()
+    assert fill() == 128 + signal.SIGTERM
+    assert Store(tmp_path / "results").results() == {} and trained == []
+
+
+KILLED = """
+import os, run, test_paper
+from pathlib import Path
+
+with test_paper.pytest.MonkeyPatch.context() as patch:
+    trained, _ = test_paper.pretended(patch)
+    true = run.train
+    run.train = lambda *args: os.kill(os.getpid(), 9) if len(trained) == 2 else true(*args)
+    run.main(run.Options(protocol=Path("protocol.toml"), store=Path("results")))
+"""
+
+
+def test_a_killed_process_leaves_whole_cells_and_the_next_goes_on(fill, pretend, protocol, tmp_path):
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", KILLED]
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    store = Store(tmp_path / "results")
+    assert [(r["method"], r["sharing"]) for r in store.results().values()] == ORDER[:2]
+    # It held the third and the fourth when it was killed.
+    assert len([path for path in store.folder.glob("*.lock") if path.name != "all.lock"]) >= 1
+    assert fill() == 0 and pretend[0] == ORDER[2:]
+
+
+def test_a_cell_is_plain_training(fill, protocol, tmp_path):
+    """The curves are means of what training logs, point by point; the only cell that is really run."""
+    assert fill(only="*fp3o.full*") == 0
+    (result,) = Store(tmp_path / "results").results().values()
+    (cell,) = read_protocol(protocol, only="*fp3o.full*")
+    trainer = make_train(cell.config)
+    state, logged = trainer.init(jax.random.key(8)), []
+    update = jax.jit(trainer.update)
+    for _ in range(cell.config.num_updates):
+        state, metrics = update(state)
+        logged.append(metrics)
+    for name in ("episode_return", "joint_kl", "entropy", "condition_held"):
+        expected = np.array([metrics[name] for metrics in logged]).reshape(4, 2).mean(1)
+        assert np.isfinite(expected).all()
+        curve = result["curves"][name][1]
+        np.testing.assert_allclose(curve, expected, rtol=2e-4, atol=1e-7, err_msg=name)
+    plain = np.array([metrics["condition_sums"][1] for metrics in logged]).reshape(4, 2).mean(1)
+    np.testing.assert_allclose(result["curves"]["condition_plain"][1], plain, rtol=2e-3, atol=1e-5)
+    assert result["env_steps"] == [128, 256, 384, 512]
+    assert result["evaluations"]["env_steps"] == [256, 512]
+    assert np.isfinite(result["evaluations"]["episode_return"]).all()
+    assert np.shape(result["evaluations"]["episode_return"]) == (2, 2)
+    assert (
+        np.isfinite(result["final"]["episode_return"]).all() and len(result["final"]["episode_return"]) == 2
+    )
+    assert result["stopped"] == {} and result["settings"] == cell.settings
+
+
+# --- the page ---
+
+
+def test_the_page(protocol, tmp_path):
+    store = Store(tmp_path / "results")
+    page = tmp_path / "docs" / "results.md"
+    page.parent.mkdir()
+    page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    options = report.Options(store=store.folder, protocol=protocol, page=page)
+    report.main(options)
+    assert "0 of 6 cells are finished." in page.read_text()
+
+    fp3o, mappo, twice = read_protocol(protocol, only="*full*")
+    always = {"final": {"win_rate": [1.0, 1.0]}, "stopped": {"8": 64}}
+    store.write(fp3o.name, result_of(fp3o) | always)
+    store.write(mappo.name, result_of(mappo, 1, source="other", commit="fedcba9876"))
+    store.write(twice.name.replace("full", "gone"), result_of(twice))
+    report.main(options)
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    assert "2 of 6 cells are finished." in text
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line[:1] == "|"]
+    of = {tuple(row[:2]): row for row in rows if row[0] in ("full", "none")}
+    assert of["full", "mappo-2x"][2] == "missing" and of["none", "fp3o"][2] == "missing"
+    assert "1.000 [1.000, 1.000]" in of["full", "fp3o"] and "2, 1 ceased to be finite" in of["full", "fp3o"]
+    assert of["full", "fp3o"][-1] == "0123456" and of["full", "mappo"][-1] == "fedcba9" + report.OTHER
+    assert "gone" in text.split("other settings now")[1].splitlines()[0]
+    comparison = next(row for row in rows if row[:3] == ["full", "mappo", "1"])
+    assert comparison[3:5] == ["1.000 [1.000, 1.000]", "better"]
+    figure = page.parent / "figures" / "results-matrix-climbing.png"
+    assert 5000 < figure.stat().st_size < 200_000 and f"figures/{figure.name}" in text
+
+
+def test_steps_to_a_win_rate_say_never(protocol):
+    cell = read_protocol(protocol)[0]
+    made = result_of(cell)
+    made["curves"]["win_rate"] = [[0.0, 0.6, 0.7, 1.0], [None, 0.1, 0.2, 0.3]]
+    measured = report.Measured(cell, made)
+    assert list(measured.steps_to(0.5)) == [256, 1024]
+    assert report.steps_text(measured, 0.5).endswith("1 of 2 seeds never")
+    assert report.steps_text(measured, 2.0).startswith("never [never, never]")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"), [(0.6, 0.9, "better"), (0.1, 0.4, "worse"), (0.4, 0.9, "not told apart")]
+)
+def test_differences_are_real_only_where_the_interval_says_so(low, high, verdict):
+    assert report.judged(report.Estimate((low + high) / 2, low, high))[1] == verdict
+
+
+def test_the_page_has_its_markers():
+    text = report.PAGE.read_text()
+    assert text.count(report.BEGIN) == text.count(report.END) == 1
