@@ -199,8 +199,8 @@ def _say_flattened(obs: Mapping[str, Any], agents: tuple[str, ...], name: str) -
     agent = next((a for a in agents if obs[a].ndim > 1), None)
     if agent is not None:
         warnings.warn(
-            f"env={name!r}: observations such as {agent!r}'s, of shape {list(obs[agent].shape)}, are flattened: "
-            "there are no convolutions here, so large images want features made of them first",
+            f"env={name!r}: observations such as {agent!r}'s, of shape {list(obs[agent].shape)}, are "
+            "flattened: there are no convolutions here, so large images want features made of them first",
             stacklevel=3,
         )
 

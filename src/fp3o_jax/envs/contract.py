@@ -126,8 +126,8 @@ def _check_observations(name: str, given: Any, agents: tuple[str, ...], method: 
     for agent in agents:
         if not hasattr(obs[agent], "shape"):
             raise ConfigError(
-                f"env={name!r}: the observation of {agent!r} is a {type(obs[agent]).__name__}, and must be one "
-                "array: put its parts side by side, as jax.flatten_util.ravel_pytree does"
+                f"env={name!r}: the observation of {agent!r} is a {type(obs[agent]).__name__}, and must be "
+                "one array: put its parts side by side, as jax.flatten_util.ravel_pytree does"
             )
         if np.prod(obs[agent].shape) == 0:
             raise ConfigError(
