@@ -20,6 +20,11 @@ _BASE = "jaxmarl.environments.multi_agent_env"
 _BASELINES = "jaxmarl.wrappers.baselines"
 #: Wrappers that only add to ``info``.
 _LOGS = ("LogWrapper", "SMAXLogWrapper", "MPELogWrapper", "OvercookedV2LogWrapper")
+_REFUSED = {
+    f"{_BASELINES}.CTRolloutManager": "batches environments, which is done here: hand over the environment "
+    "that it was made with",
+    "jaxmarl.wrappers.gymnax.GymnaxToJaxMARL": "is an environment for one agent, of Gymnax: there is no team",
+}
 
 
 class Stepped(NamedTuple):
@@ -58,14 +63,13 @@ class WithoutReset:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["_inside"], name)
 
-    def reset(self, key: Array, *params: Any) -> tuple[Any, Any]:
+    def reset(self, key: Array) -> tuple[Any, Any]:
         self._on_reset()
-        return self._inside.reset(key, *params)
+        return self._inside.reset(key)
 
-    def step(self, key: Array, state: Any, actions: Any, *params: Any, **reset: Any) -> tuple[Any, ...]:
-        if inherits(self._inside, f"{_BASE}.MultiAgentEnv"):
-            params = ()  # the state to reset to
-        return self._inside.step_env(key, state, actions, *params)
+    def step(self, key: Array, state: Any, actions: Any, reset_state: Any = None) -> tuple[Any, ...]:
+        del reset_state
+        return self._inside.step_env(key, state, actions)
 
 
 def clone(obj: Any, **changes: Any) -> Any:
@@ -84,7 +88,7 @@ def inherits(obj: Any, path: str) -> bool:
 
 def _is_wrapper(env: Any) -> bool:
     """Whether an environment hands on to one inside, in its attribute ``_env``, what it does not have."""
-    if inherits(env, f"{_BASE}.MultiAgentEnv") or "_env" not in vars(env):
+    if inherits(env, f"{_BASE}.MultiAgentEnv") or "_env" not in getattr(env, "__dict__", {}):
         return False
     return inherits(env, f"{_BASELINES}.JaxMARLWrapper") or _defined(env, "step_env") is None
 
@@ -119,11 +123,8 @@ def without_reset(env: Any, name: str, mend: Callable[[Any], Any], actions: Any)
 
 def _levels(env: Any, name: str, mend: Callable[[Any], Any], on_reset: Callable[[], None]) -> tuple[Any, ...]:
     """The levels from this one on; in each wrapper, an environment whose ``step`` does not reset."""
-    if inherits(env, f"{_BASELINES}.CTRolloutManager"):
-        raise ConfigError(
-            f"env={name!r}: {type(env).__name__} batches environments, which is done here: hand over the "
-            "environment that it was made with"
-        )
+    if reason := next((reason for path, reason in _REFUSED.items() if inherits(env, path)), None):
+        raise ConfigError(f"env={name!r}: {type(env).__name__} {reason}")
     if not _is_wrapper(env):
         _check_step_env(env, name)
         return (mend(env),)
