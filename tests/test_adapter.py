@@ -10,9 +10,10 @@ import pytest
 from flax import struct
 from jaxmarl.environments import spaces
 
-from fp3o_jax import Config, ConfigError, make_env, make_train
-from fp3o_jax.envs.base import batch_reset, batch_step
 from brought_envs import STEPS, Aim, State, Toy
+from fp3o_jax import Config, ConfigError, check_env, make_env, make_train
+from fp3o_jax.envs.base import batch_reset, batch_step
+from fp3o_jax.networks import MASKED_LOGIT, Categorical
 
 KEY = jax.random.key(0)
 
@@ -91,20 +92,42 @@ def test_with_nothing_available_all_existing_actions_are():
     env = make_env(Stuck(agent_1=spaces.Discrete(2)))
     keys = jax.random.split(KEY, 4)
     state, seen = batch_reset(env, keys)
-    _, after, _ = batch_step(env, keys, state, jnp.zeros((2, 4), int))
+    _, after, _ = batch_step(env, keys, state, jnp.zeros((2, 4), int), seen.alive)
     for observation in (seen, after):
         np.testing.assert_array_equal(observation.action_mask[:, 0], [[1, 1, 1], [1, 1, 0]])
-    trainer = make_train(Config(env="matrix/xor", hidden_size=8, num_envs=4), env=env)
-    networks = trainer.networks
-    distribution, _ = networks.policy(
-        networks.init(KEY)["actor"],
-        networks.standardize_obs(seen.obs)[:, None],
-        seen.action_mask[:, None],
-        networks.initial_hidden(4),
-        jnp.zeros((1, 4), bool),
-    )
-    log_prob = distribution.log_prob(jnp.zeros((2, 1, 4), int))
-    np.testing.assert_allclose(jnp.exp(log_prob[1]), 1 / 2, rtol=0.05)
+    logits = jnp.where(seen.action_mask, 0.0, MASKED_LOGIT)
+    log_prob = Categorical(logits).log_prob(jnp.zeros((2, 4), int))
+    np.testing.assert_allclose(jnp.exp(log_prob[:, 0]), [1 / 3, 1 / 2], rtol=1e-6)
+
+
+def test_a_global_state_made_of_observations_leaves_out_the_dead():
+    """Also at the end of an episode, at which all are done."""
+
+    class Mortal(Toy):
+        get_world_state = None
+
+        def step_env(self, *args):
+            obs, state, rewards, dones, info = super().step_env(*args)
+            return (
+                obs | {"agent_1": jnp.full(3, jnp.nan)},
+                state,
+                rewards,
+                dones | {"agent_1": jnp.ones((), bool)},
+                info,
+            )
+
+    with pytest.warns(UserWarning, match="side by side"):
+        env = make_env(Mortal())
+    keys = jax.random.split(KEY, 2)
+    state, seen = batch_reset(env, keys)
+    assert (seen.global_state[:, 3:] == seen.global_state[:, :3]).all()
+    step = jax.jit(lambda *args: batch_step(env, keys, *args))
+    for _ in range(STEPS):
+        state, seen, outcome = step(state, jnp.zeros((2, 2), int), seen.alive)
+        assert np.isfinite(seen.global_state).all()
+        np.testing.assert_array_equal(seen.global_state[:, :3], seen.obs[0])
+        assert (seen.global_state[:, 3:] == 0).all()
+    assert outcome.done.all()
 
 
 # --- wrappers ---
@@ -606,3 +629,53 @@ def test_an_environment_of_ones_own_keeps_its_state_and_outcome():
             make_env(dataclasses.replace(env, step=step))
     with pytest.raises(ConfigError, match="already made"):
         make_env(env, {"num_agents": 4})
+
+
+# --- check_env ---
+
+
+def test_what_random_steps_bring():
+    def with_outcome(**changes):
+        env = make_env(Toy())
+
+        def step(key, state, actions):
+            state, seen, outcome = env.step(key, state, actions)
+            return state, seen, outcome.replace(**{k: f(state) for k, f in changes.items()})
+
+        return dataclasses.replace(env, step=step)
+
+    no = jnp.zeros((), bool)
+    for env, said in (
+        (dataclasses.replace(make_env(Toy()), time_limit=3), "time_limit=3, and an episode has 5 steps"),
+        (with_outcome(truncated=lambda s: s.step == 2), "truncates=False says that it never is"),
+        (with_outcome(won=lambda s: s.step == 2), "reports_wins=False says that it never is"),
+        (
+            with_outcome(reward=lambda s: jnp.where(s.step == 3, jnp.inf, 0.0)),
+            "the reward is not finite, first",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            check_env(env, steps=12)
+    report = check_env(with_outcome(terminated=lambda s: no, reward=lambda s: jnp.float32(2.0)), steps=12)
+    assert report.notes == (
+        "no episode ended: metrics of episodes stay empty until one does",
+        "every reward was 2",
+    )
+
+
+def test_the_masked_and_the_revived_are_told():
+    class Stuck(Toy):
+        def get_avail_actions(self, state):
+            return {a: jnp.full(3, (state.step < 2) | (a == "agent_0")) for a in self.agents}
+
+    with pytest.raises(ConfigError, match="'agent_1' has no action available, first in step 3 of an episode"):
+        check_env(Stuck(), steps=12)
+
+    class Risen(Toy):
+        def step_env(self, *args):
+            obs, state, rewards, dones, info = super().step_env(*args)
+            return obs, state, rewards, dones | {"agent_1": dones["__all__"] | (state.step == 2)}, info
+
+    report = check_env(Risen(), steps=12)
+    assert len(report.notes) == 1
+    assert "agent_1 comes back to life within an episode, first in step 3" in str(report)

@@ -142,7 +142,7 @@ def test_compiled_programs_are_kept(tmp_path, monkeypatch):
 
 def test_check_env(capsys, monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parent)
-    assert main(["check-env", "toy_envs:make", "--steps", "20"]) == 0
+    assert main(["check-env", "brought_envs:make", "--steps", "20"]) == 0
     printed = capsys.readouterr().out
     for line in (
         "agents        2: agent_0, agent_1",
@@ -152,8 +152,8 @@ def test_check_env(capsys, monkeypatch):
         "unknown: every end counts as a termination",
     ):
         assert line in printed
-    assert main(["check-env", "toy_envs:make_broken", "--steps", "20"]) == 1
+    assert main(["check-env", "brought_envs:make_broken", "--steps", "20"]) == 1
     said = " ".join(capsys.readouterr().err.split())
     assert "what 'agent_0' sees is not finite, first after step 3 of an episode" in said
-    assert main(["check-env", "toy_envs:nothing"]) == 1
+    assert main(["check-env", "brought_envs:nothing"]) == 1
     assert "must be module:factory" in " ".join(capsys.readouterr().err.split())

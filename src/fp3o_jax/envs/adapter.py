@@ -90,15 +90,16 @@ def adapt(
     inside = inner_state(stepped, len(stepped.levels) - 1, name)
     if inside is None and any(about[:3]):
         raise hidden_state(stepped, name, f"what is known of {type(stepped.base).__name__}")
+    own_state = global_state or _own_global_state(stepped, obs, state, name)
+    own_state = own_state or _of_inner(about.global_state, inside)
+    if own_state is None and not about.joint_state:
+        _say_joint(name)
     view = _View(
         agents=agents,
         spaces=spaces,
         obs_sizes=tuple(int(np.prod(obs[a].shape)) for a in agents),
         masks=_masks(stepped, state, agents, spaces, name),
-        global_state=global_state
-        or _own_global_state(stepped, obs, state, name)
-        or _of_inner(about.global_state, inside)
-        or _side_by_side(agents, name),
+        global_state=own_state or _side_by_side(agents),
         truncated=truncated or _either(_of_inner(about.truncated, inside), _truncation(info, agents, name)),
         won=won or _of_inner(about.won, inside),
         mean=reward == "mean",
@@ -126,6 +127,7 @@ def adapt(
         html=html or _shown(about.html, inside),
         action_low=spaces.low,
         action_high=spaces.high,
+        joint_state=own_state is None,
     )
 
 
@@ -265,12 +267,15 @@ def _own_global_state(stepped: Stepped, obs: Mapping[str, Any], state: Any, name
     return lambda state, obs: world_state(state)
 
 
-def _side_by_side(agents: tuple[str, ...], name: str) -> StateFn:
+def _say_joint(name: str) -> None:
     warnings.warn(
         f"env={name!r} has neither obs['world_state'] nor get_world_state(state): critics see all "
         "observations side by side",
         stacklevel=3,
     )
+
+
+def _side_by_side(agents: tuple[str, ...]) -> StateFn:
     return lambda state, obs: jnp.concatenate([obs[a].ravel().astype(jnp.float32) for a in agents])
 
 

@@ -141,8 +141,8 @@ def batch_step(
 def _seen(env: Environment, observation: Observation) -> Observation:
     """What an environment shows [n, B, ...], as agents and critics may take it.
 
-    Zeros for dead agents, whatever an environment fills in (Yu et al., 2022, mask death the same way): masks of
-    a loss multiply, and a NaN times 0 is NaN. Where an agent has no action available, all that it has are:
+    Zeros for dead agents, whatever an environment fills in (Yu et al., 2022, mask death the same way): masks
+    of a loss multiply, and a NaN times 0 is NaN. Where an agent has no action available, all that it has are:
     else padded ones could be drawn.
     """
     obs = jnp.where(observation.alive[..., None], observation.obs, 0.0)

@@ -46,6 +46,7 @@ class Known(NamedTuple):
         time_limit: no episode has more steps than this plus one.
         agent_types: [n]; None where types change from episode to episode, () if nothing is known.
         scenes, html: how an episode is shown, see :class:`~fp3o_jax.envs.base.Environment`.
+        joint_state: the global state is all observations side by side, which is nothing to wonder at.
     """
 
     truncated: Callable[[Any, dict[str, Any]], Array] | None = None
@@ -55,6 +56,7 @@ class Known(NamedTuple):
     agent_types: tuple[Hashable, ...] | None = ()
     scenes: Callable[[Any], list[Scene]] | None = None
     html: Callable[[Any], str] | None = None
+    joint_state: bool = False
 
 
 def about(env: Any) -> Known:
@@ -105,7 +107,7 @@ def _mpe(env: Any) -> Known:
     """The global state is all agents' observations side by side; episodes end by their time limit alone."""
     return Known(
         truncated=_at_limit(env),
-        global_state=lambda state, obs: jnp.concatenate([obs[a].ravel() for a in env.agents]),
+        joint_state=True,
         time_limit=env.max_steps,
         scenes=lambda states: mpe_scenes(env, states),
     )
