@@ -1,6 +1,11 @@
-"""Every environment that JaxMARL registers trains, or is refused with the reason."""
+"""Every environment that JaxMARL registers trains, or is refused with the reason.
+
+Compiled and run is one of each family that no other test trains; of the rest, two updates are followed without
+being compiled. ``WHOLE_REGISTRY=1 pytest tests/test_registry.py`` runs all.
+"""
 
 import dataclasses
+import os
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +35,9 @@ REFUSED = {
     "MPE_simple_facmac_9a_v1": AGAINST,
 }
 TRAINED = [name for name in jaxmarl.registered_envs if name not in REFUSED]
+ELSEWHERE = [name for name in TRAINED if name.startswith("MPE") or name[-1].isdigit()] + [
+    "HeuristicEnemySMAX"
+]
 OPTIONS = {
     "HeuristicEnemySMAX": {"num_allies": 2, "num_enemies": 2},
     "LearnedPolicyEnemySMAX": {"num_allies": 2, "num_enemies": 2},
@@ -92,7 +100,12 @@ def test_trained(name, tmp_path, monkeypatch):
     config = Config(
         num_envs=2, rollout_length=4, total_env_steps=16, hidden_size=8, epochs=1, algorithm="mappo"
     )
-    out = jax.jit(make_train(config, env=watched(env)))(jax.random.key(0))
+    train = make_train(config, env=watched(env))
+    if name in ELSEWHERE and "WHOLE_REGISTRY" not in os.environ:
+        shapes = jax.eval_shape(train, jax.random.key(0))
+        assert shapes["metrics"]["value_loss"].shape == (2,)
+        return
+    out = jax.jit(train)(jax.random.key(0))
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(out["state"].params)), name
     assert np.isfinite(out["metrics"]["value_loss"]).all()
     assert int(out["state"].num_updates) == 2

@@ -62,13 +62,12 @@ def report_on(env: Environment, steps: int = 300) -> EnvReport:
             agent has no action available; the environment sets what it says that it never sets; an episode
             is longer than it says.
     """
-    seen = jax.device_get(_play(env, steps))
+    seen = jax.device_get(jax.jit(partial(_play, env, steps))())
     _check_finite(env, seen)
     _check_promises(env, seen)
     return EnvReport(env, tuple(_rows(env, seen)), tuple(_notes(env, seen)))
 
 
-@partial(jax.jit, static_argnums=(0, 1))
 def _play(env: Environment, steps: int) -> _Seen:
     exists = existing_actions(env.action_sizes)
 
