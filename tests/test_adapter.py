@@ -128,6 +128,7 @@ def test_a_global_state_made_of_observations_leaves_out_the_dead():
         np.testing.assert_array_equal(seen.global_state[:, :3], seen.obs[0])
         assert (seen.global_state[:, 3:] == 0).all()
     assert outcome.done.all()
+    assert check_env(env, steps=6).notes == ()
 
 
 # --- wrappers ---

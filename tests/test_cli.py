@@ -145,6 +145,7 @@ def test_check_env(capsys, monkeypatch):
     assert main(["check-env", "brought_envs:make", "--steps", "20"]) == 0
     printed = capsys.readouterr().out
     for line in (
+        "brought_envs:make",
         "agents        2: agent_0, agent_1",
         "global state  2 features",
         "actions       discrete, 3 each",

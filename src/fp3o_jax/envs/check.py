@@ -96,7 +96,8 @@ def _play(env: Environment, steps: int) -> _Seen:
             masked=before.alive & ~(mask & exists).any(-1),
             share=(mask & exists).sum(-1) / exists.sum(-1),
             finite_obs=jnp.isfinite(after.obs).all(-1) | ~alive,
-            finite_state=jnp.isfinite(after.global_state).all(),
+            # Made of observations, it is made anew of what the living see.
+            finite_state=jnp.isfinite(after.global_state).all() | env.joint_state,
         )
         fresh_state, fresh = env.reset(key_reset)
         state, after = jax.tree.map(
