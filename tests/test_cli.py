@@ -248,3 +248,23 @@ def test_compiled_programs_are_kept(tmp_path, monkeypatch):
         assert Path(jax.config.jax_compilation_cache_dir).is_relative_to(platformdirs.user_cache_path())
     finally:
         jax.config.update("jax_compilation_cache_dir", chosen)
+
+
+def test_check_env(capsys, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    assert main(["check-env", "brought_envs:make", "--steps", "20"]) == 0
+    printed = capsys.readouterr().out
+    for line in (
+        "brought_envs:make",
+        "agents        2: agent_0, agent_1",
+        "global state  2 features",
+        "actions       discrete, 3 each",
+        "after 5 to 5 steps, 0 cut by a time limit",
+        "unknown: every end counts as a termination",
+    ):
+        assert line in printed
+    assert main(["check-env", "brought_envs:make_broken", "--steps", "20"]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "what 'agent_0' sees is not finite, first after step 3 of an episode" in said
+    assert main(["check-env", "brought_envs:nothing"]) == 1
+    assert "must be module:factory" in " ".join(capsys.readouterr().err.split())

@@ -71,6 +71,7 @@ COMMANDS = [
 def test_commands(command, tmp_path, monkeypatch):
     """Each as it stands, but short and on a small environment."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "lights.py").write_text(blocks("python", (ROOT / "docs" / "environments.md").read_text())[0])
     args = shlex.split(command)[1:]
     if args[0] == "plot":
         for i, run in enumerate(args[1:]):

@@ -163,8 +163,8 @@ def test_importing_jaxmarl_leaves_the_streams_alone(capsys, tmp_path):
 def test_a_jaxmarl_object():
     import jaxmarl as library
 
-    with pytest.raises(ConfigError, match="no global state"):
-        make_train(Config(), env=library.make("MPE_simple_spread_v3"))
+    spread = make_train(Config(), env=library.make("MPE_simple_spread_v3")).env
+    assert (spread.state_size, spread.truncates, spread.time_limit) == (54, True, 25)
     with pytest.raises(ConfigError, match="not cooperative"):
         make_train(Config(), env=library.make("MPE_simple_tag_v3"))
     smax = library.make("HeuristicEnemySMAX", num_allies=2, num_enemies=2)

@@ -9,7 +9,7 @@ from fp3o_jax import xla
 from fp3o_jax.config import Config, ConfigError, Hyperparams
 
 if TYPE_CHECKING:
-    from fp3o_jax.envs import Environment, make_env
+    from fp3o_jax.envs import Environment, adapt, check_env, make_env
     from fp3o_jax.evaluation import make_evaluate
     from fp3o_jax.policy import load_policy
     from fp3o_jax.train import TrainState, make_train
@@ -20,6 +20,8 @@ __all__ = [
     "Environment",
     "Hyperparams",
     "TrainState",
+    "adapt",
+    "check_env",
     "load_policy",
     "make_env",
     "make_evaluate",
@@ -30,6 +32,8 @@ xla.guard()
 
 _LAZY = {
     "Environment": "envs",
+    "adapt": "envs",
+    "check_env": "envs",
     "make_env": "envs",
     "make_evaluate": "evaluation",
     "load_policy": "policy",

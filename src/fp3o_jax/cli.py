@@ -30,6 +30,7 @@ Train teams of agents with FP3O, MAPPO, IPPO, HAPPO, A2PO or CoPPO, end to end i
   fp3o render RUN                             watch an episode
   fp3o export RUN                             take a policy away
   fp3o plot runs/A runs/B                     learning curves and final scores, compared
+  fp3o check-env my_module:make_my_env        what is seen of an environment of yours
 """
 
 
@@ -60,6 +61,7 @@ def main(args: Sequence[str] | None = None) -> int:
             "plot": plot,
             "render": render,
             "export": export,
+            "check-env": check_env,
             "list": list_names,
         }
         if args and args[0] in commands:
@@ -166,6 +168,31 @@ def export(
 
     folder = load_policy(run, seed_index, best).save(output or run / "policy")
     tell(Console(), f"written to {folder}")
+
+
+def check_env(
+    env: tyro.conf.Positional[str],
+    env_kwargs: dict[str, bool | int | float | str] | None = None,
+    steps: int = 300,
+) -> None:
+    """What the trainer sees of an environment: `fp3o check-env ENV`, a name or `module:factory`.
+
+    Exit status 1, and a sentence that says why, if it cannot be trained on.
+
+    Args:
+        env: as in `fp3o train --env`
+        env_kwargs: as in `fp3o train --env-kwargs`
+        steps: random steps that are played
+    """
+    from fp3o_jax import envs
+
+    if steps < 1:
+        raise ConfigError(f"steps={steps} must be at least 1")
+    try:
+        report = envs.check_env(env, env_kwargs, steps)
+    except ConfigError as error:
+        raise RunError(str(error)) from error
+    Console().print(str(report), highlight=False, markup=False, soft_wrap=True)
 
 
 def list_names() -> None:

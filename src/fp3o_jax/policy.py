@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
 from fp3o_jax.config import ConfigError
+from fp3o_jax.envs.spaces import Bounds, existing_actions, playable, to_bounds
 from fp3o_jax.networks import ActorCritic
 from fp3o_jax.sharing import Sharing
 
@@ -39,6 +41,9 @@ class Policy:
         self.agents: tuple[str, ...] = tuple(architecture["agents"])
         self._obs_sizes = tuple(architecture["obs_sizes"])
         self._action_sizes = tuple(architecture["action_sizes"])
+        # Exports of older versions do not have them: those acted as they drew.
+        self._low = _read_bounds(architecture.get("action_low"), -math.inf)
+        self._high = _read_bounds(architecture.get("action_high"), math.inf)
         self._networks = ActorCritic(
             sharing=Sharing(tuple(architecture["trunk_groups"]), tuple(architecture["head_groups"])),
             obs_sizes=self._obs_sizes,
@@ -69,10 +74,10 @@ class Policy:
             key: PRNG key to sample with; None for the most probable actions.
             state: what the call before returned, or :meth:`initial_state` when an episode begins.
             action_mask: agent -> [A_i], which discrete actions are available (JaxMARL's
-                ``env.get_avail_actions(state)``); all by default.
+                ``env.get_avail_actions(state)``); all by default, and of an agent that has none.
 
         Returns:
-            agent -> its action, an int, or a float [A_i] that is not clipped to the environment's bounds; and
+            agent -> its action, an int, or a float [A_i] as the environment takes it, between its bounds; and
             the next state.
 
         Raises:
@@ -86,7 +91,10 @@ class Policy:
         if "normalize_obs" not in self.architecture:
             # Exported when the LayerNorm made a single feature 0.
             x = x * (np.array(self._obs_sizes) > 1)[:, None, None, None]
-        mask = None if action_mask is None else self._stacked(action_mask, self._action_sizes) > 0
+        mask = None
+        if action_mask is not None:
+            exists = existing_actions(self._action_sizes)[:, None, None]
+            mask = playable(self._stacked(action_mask, self._action_sizes) > 0, exists)
         distribution, states = self._networks.policy(
             self.params,
             self._networks.standardize_obs(self.params, x),
@@ -97,8 +105,14 @@ class Policy:
         state = state if states is None else states[:, 0, 0]
         actions = (distribution.mode() if key is None else distribution.sample(key))[:, 0, 0]
         if not self.architecture["discrete"]:
-            sizes = zip(self.agents, self._action_sizes, strict=True)
-            return {a: actions[i, :size] for i, (a, size) in enumerate(sizes)}, state
+            draws = {
+                a: actions[i, :size]
+                for i, (a, size) in enumerate(zip(self.agents, self._action_sizes, strict=True))
+            }
+            if self._low is not None and self._high is not None:
+                bounds = zip(draws.items(), self._low, self._high, strict=True)
+                draws = {a: to_bounds(draw, low, high) for (a, draw), low, high in bounds}
+            return draws, state
         return {a: actions[i] for i, a in enumerate(self.agents)}, state
 
     def save(self, folder: Path) -> Path:
@@ -118,6 +132,15 @@ class Policy:
         return jnp.stack(rows)[:, None, None]
 
 
+def _plain_bounds(bounds: Bounds | None) -> list[list[float | None]] | None:
+    """As JSON holds them: null where there is no bound."""
+    return bounds and [[b if math.isfinite(b) else None for b in agent] for agent in bounds]
+
+
+def _read_bounds(bounds: list[list[float | None]] | None, none: float) -> Bounds | None:
+    return bounds and tuple(tuple(none if b is None else b for b in agent) for agent in bounds)
+
+
 def architecture(trainer: Trainer) -> dict[str, Any]:
     """All that the networks of a trainer's policies depend on, as JSON holds it."""
     env, config, sharing = trainer.env, trainer.config, trainer.networks.sharing
@@ -127,6 +150,8 @@ def architecture(trainer: Trainer) -> dict[str, Any]:
         "obs_sizes": list(env.obs_sizes),
         "action_sizes": list(env.action_sizes),
         "discrete": env.discrete,
+        "action_low": _plain_bounds(env.action_low),
+        "action_high": _plain_bounds(env.action_high),
         "trunk_groups": list(sharing.trunk),
         "head_groups": list(sharing.head),
         "hidden_size": config.hidden_size,

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import inspect
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from fp3o_jax.config import ConfigError, unknown
 from fp3o_jax.envs import jaxmarl, matrix
+from fp3o_jax.envs.adapter import adapt
 from fp3o_jax.envs.base import Environment, Observation, Outcome
+from fp3o_jax.envs.check import EnvReport, report_on
+from fp3o_jax.envs.contract import check_environment
+from fp3o_jax.envs.known import MPE
 
-__all__ = ["Environment", "Observation", "Outcome", "available", "make_env"]
+__all__ = [
+    "EnvReport",
+    "Environment",
+    "Observation",
+    "Outcome",
+    "adapt",
+    "available",
+    "check_env",
+    "make_env",
+]
 
 #: family -> maker, called with the task and the options of ``Config.env_kwargs``. A new family is one line.
 FAMILIES = {
@@ -22,27 +39,45 @@ FAMILIES = {
 
 
 def make_env(env: str | Environment | Any, env_kwargs: Mapping[str, Any] | None = None) -> Environment:
-    """The environment of a name such as ``smax/3m``, of a ``jaxmarl`` object, or one already made.
+    """The environment of a name, of a ``jaxmarl`` object, or one already made.
+
+    Args:
+        env: a name such as ``smax/3m``; ``module:factory``, a function of a module that can be imported (from
+            the working directory as well) and returns an environment; or the environment itself.
+        env_kwargs: options of the named environment, of the factory, or for an object those of
+            :func:`~fp3o_jax.envs.adapter.adapt`.
 
     Raises:
-        ConfigError: no such environment, one that is not cooperative, or options that do not fit it.
+        ConfigError: no such environment, one that is not cooperative or does not keep to what it says of
+            itself, or options that do not fit it.
     """
-    if isinstance(env, Environment):
-        return env
-    if not isinstance(env, str):
-        module = type(env).__module__
-        if ".mpe." in module and module.rsplit(".", 1)[-1] in jaxmarl.MPE_COMPETITIVE:
-            jaxmarl.mpe(module.rsplit(".", 1)[-1])  # raises: not cooperative
-        return jaxmarl.adapt(env)
-    family, slash, task = env.partition("/")
-    if not slash or family not in FAMILIES:
-        raise unknown("env", env, available())
-    maker, options = FAMILIES[family], dict(env_kwargs or {})
-    try:
-        inspect.signature(maker).bind(task, **options)
-    except TypeError as error:
-        raise ConfigError(f"env_kwargs={options!r} do not fit {env}: {error}") from error
-    return maker(task, **options)
+    options = dict(env_kwargs or {})
+    if isinstance(env, str):
+        if ":" in env:
+            return dataclasses.replace(make_env(_from_factory(env, options)), name=env)
+        family, slash, task = env.partition("/")
+        if not slash or family not in FAMILIES:
+            raise unknown("env", env, available())
+        return _called(env, FAMILIES[family], task, **options)
+    if not isinstance(env, Environment):
+        return _called(type(env).__name__, adapt, env, **options)
+    if options:
+        raise ConfigError(f"env_kwargs={options!r} do not fit env={env.name!r}, which is already made")
+    return check_environment(env)
+
+
+def check_env(
+    env: str | Environment | Any, env_kwargs: Mapping[str, Any] | None = None, steps: int = 300
+) -> EnvReport:
+    """What the trainer sees of an environment, and whether it can be trusted: ``print(check_env(env))``.
+
+    Its promises are checked as :func:`make_env` does; then ``steps`` random steps of a few copies are played,
+    and what they bring is looked at.
+
+    Raises:
+        ConfigError: what is wrong, in a sentence.
+    """
+    return report_on(make_env(env, env_kwargs), steps)
 
 
 def available() -> list[str]:
@@ -50,7 +85,40 @@ def available() -> list[str]:
     tasks = {
         "smax": jaxmarl.smax_maps(),
         "mabrax": jaxmarl.MABRAX,
-        "mpe": jaxmarl.MPE,
+        "mpe": MPE,
         "matrix": matrix.GAMES,
     }
     return [f"{family}/{task}" for family, names in tasks.items() for task in names]
+
+
+def _called(name: str, maker: Any, *args: Any, **options: Any) -> Any:
+    try:
+        inspect.signature(maker).bind(*args, **options)
+    except TypeError as error:
+        raise ConfigError(f"env_kwargs={options!r} do not fit {name}: {error}") from error
+    return maker(*args, **options)
+
+
+def _from_factory(env: str, options: dict[str, Any]) -> Any:
+    """What ``module:factory`` makes; the factory may be an environment itself."""
+    path, _, name = env.partition(":")
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        factory = importlib.import_module(path)
+        for part in name.split("."):
+            factory = getattr(factory, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"env={env!r} must be module:factory, a function to be imported: {error}"
+        ) from error
+    finally:
+        sys.path.remove(here)
+    if isinstance(factory, Environment) or not callable(factory):
+        return factory
+    try:
+        return _called(env, factory, **options)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"env={env!r} fails: {type(error).__name__}: {error}") from error

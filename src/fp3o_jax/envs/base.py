@@ -12,6 +12,7 @@ from flax import struct
 from jax import Array
 
 from fp3o_jax.envs.scenes import Scene
+from fp3o_jax.envs.spaces import Bounds, existing_actions, playable
 
 
 @struct.dataclass
@@ -76,6 +77,9 @@ class Environment:
         scenes: states [T+1, ...] of an episode, as NumPy arrays -> T+1 pictures of them; None if there is
             nothing to draw, or if ``html`` does it.
         html: such states -> an HTML page that plays them.
+        action_low, action_high: [n] of [A_i], the bounds to which ``step`` maps continuous actions (see
+            :func:`~fp3o_jax.envs.spaces.to_bounds`); None where it takes them as they are.
+        joint_state: the global state is all observations side by side, of the living: nothing else is known.
     """
 
     name: str
@@ -92,6 +96,9 @@ class Environment:
     step: Callable[[Array, Any, Array], tuple[Any, Observation, Outcome]]
     scenes: Callable[[Any], list[Scene]] | None = None
     html: Callable[[Any], str] | None = None
+    action_low: Bounds | None = None
+    action_high: Bounds | None = None
+    joint_state: bool = False
 
     @property
     def num_agents(self) -> int:
@@ -109,7 +116,7 @@ def batch_reset(env: Environment, keys: Array) -> tuple[Any, Observation]:
     state, observation = jax.vmap(env.reset, out_axes=(0, _batched(env.discrete)))(keys)
     # Of firm types, as steps return them: a weak one would have a program compiled again for its own result.
     state = jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), state)
-    return state, _blind_the_dead(observation)
+    return state, _seen(env, observation)
 
 
 def batch_step(
@@ -128,15 +135,23 @@ def batch_step(
     step = jax.vmap(env.step, in_axes=(0, 0, 1), out_axes=(0, _batched(env.discrete), 0))
     states, observation, outcome = step(keys, states, actions)
     alive = jnp.where(outcome.done, alive, observation.alive)
-    return states, _blind_the_dead(observation.replace(alive=alive)), outcome
+    return states, _seen(env, observation.replace(alive=alive)), outcome
 
 
-def _blind_the_dead(observation: Observation) -> Observation:
-    """Zeros for dead agents, whatever an environment fills in (Yu et al., 2022, mask death the same way).
+def _seen(env: Environment, observation: Observation) -> Observation:
+    """What an environment shows [n, B, ...], as agents and critics may take it.
 
-    Masks of a loss multiply, and a NaN times 0 is NaN.
+    Zeros for dead agents, whatever an environment fills in (Yu et al., 2022, mask death the same way): masks
+    of a loss multiply, and a NaN times 0 is NaN. Where an agent has no action available, all that it has are:
+    else padded ones could be drawn.
     """
-    return observation.replace(obs=jnp.where(observation.alive[..., None], observation.obs, 0.0))
+    obs = jnp.where(observation.alive[..., None], observation.obs, 0.0)
+    state, mask = observation.global_state, observation.action_mask
+    if env.joint_state:
+        state = jnp.concatenate([obs[i, :, :size] for i, size in enumerate(env.obs_sizes)], axis=-1)
+    if mask is not None:
+        mask = playable(mask, existing_actions(env.action_sizes)[:, None])
+    return observation.replace(obs=obs, global_state=state, action_mask=mask)
 
 
 def take_observation(observation: Observation, index: Array) -> Observation:
