@@ -28,11 +28,16 @@ PACKAGE = ROOT / "src" / "fp3o_jax"
 
 
 class Mistake(NamedTuple):
-    """``right``, which stands in ``file`` once, becomes ``wrong``."""
+    """``right``, which stands in ``file`` once, becomes ``wrong``; ``tests`` are pytest's arguments."""
 
     file: str
     right: str
     wrong: str
+    tests: tuple[str, ...] = ("tests/test_golden.py", "-k", "partial_discrete_7")
+
+
+def of_family(record: str) -> tuple[str, ...]:
+    return "tests/test_family.py", "-k", record
 
 
 MISTAKES = {
@@ -45,9 +50,9 @@ MISTAKES = {
         "rows = batch.replace(log_prob=batch.log_prob + log_rho).of_agents(agents)\n",
     ),
     "the policy loss counts dead agents": Mistake(
-        "update.py",
-        "sample_shares(alive, kept, tied.component,",
-        "sample_shares(jnp.ones_like(alive), kept, tied.component,",
+        "optimise.py",
+        "sample_shares(alive, kept, sharing.component,",
+        "sample_shares(jnp.ones_like(alive), kept, sharing.component,",
     ),
     "heads learn as slowly as trunks": Mistake(
         "sharing.py",
@@ -57,6 +62,72 @@ MISTAKES = {
     "entropy is a penalty": Mistake(
         "update.py", "(surrogate + hp.entropy_coef * entropy)", "(surrogate - hp.entropy_coef * entropy)"
     ),
+    "HAPPO without the factor of the agents before": Mistake(
+        "schedules.py",
+        "position[None, :] < jnp.arange(n)[:, None]",
+        "position[None, :] < 0 * jnp.arange(n)[:, None]",
+        of_family("happo_discrete_clipped"),
+    ),
+    "HARL's factor relative to the behaviour policy, from the states of chunks": Mistake(
+        "update.py",
+        'if algorithm.ratios == "stage":',
+        'if algorithm.ratios == "stages":',
+        of_family("happo_discrete_shared or happo_discrete_recurrent_7"),
+    ),
+    "HAPPO's critic is fitted in every stage": Mistake(
+        "schedules.py", "critics_once=True)", "critics_once=False)", of_family("happo_discrete_clipped")
+    ),
+    "critics count the living alone where their authors count all": Mistake(
+        "update.py",
+        "batch.alive if batch.valued is None else batch.valued",
+        "batch.alive",
+        of_family("happo_discrete_clipped or coppo_discrete_7"),
+    ),
+    "A2PO's clip range does not grow": Mistake(
+        "schedules.py",
+        "growing = 0.5 + 0.5 * jnp.arange(1, n + 1)[:, None] / n",
+        "growing = jnp.ones((n, 1))",
+        of_family("a2po_discrete_clipped"),
+    ),
+    "the others' ratio is not clipped": Mistake(
+        "losses.py",
+        "weight = jnp.clip(log_weight, jnp.log1p(-weight_clip_eps), jnp.log1p(weight_clip_eps))",
+        "weight = log_weight",
+        of_family("a2po_discrete_clipped or coppo_discrete_clipped"),
+    ),
+    "advantages are normalised for each agent where their authors do for all": Mistake(
+        "advantages.py",
+        'range(1 if over == "agent" else 0, advantages.ndim)',
+        "range(1, advantages.ndim)",
+        of_family("a2po_discrete_clipped or coppo_discrete_clipped"),
+    ),
+    "the trace of A2PO's code counts lambda once": Mistake(
+        "advantages.py",
+        "gae_lambda * jnp.exp(jnp.minimum(log_weight, 0.0))",
+        "jnp.exp(jnp.minimum(log_weight, 0.0))",
+        of_family("a2po_discrete_clipped"),
+    ),
+    "the first agent's advantages are corrected as well": Mistake(
+        "update.py",
+        "jnp.where(weights.any(1)[",
+        "jnp.where((weights.any(1) | True)[",
+        of_family("a2po_discrete_7"),
+    ),
+    "the agents before keep GAE's advantages in the normalisation": Mistake(
+        "update.py",
+        "normalize_advantages(corrected, ",
+        "normalize_advantages(as_sequences(gae(batch.errors), batch.alive.shape[1]).at[agents].set(anew), ",
+        of_family("a2po_discrete_clipped"),
+    ),
+    "the fast trace caps each ratio instead of their product": Mistake(
+        "advantages.py",
+        "jnp.minimum(log_kept + log_weight, 0.0)",
+        "(log_kept + jnp.minimum(log_weight, 0.0))",
+        of_family("a2po_discrete_speedup"),
+    ),
+    "the semi-greedy order begins with luck": Mistake(
+        "schedules.py", "turn % 2 == 0", "turn % 2 == 1", of_family("test_the_recorded_order")
+    ),
 }
 
 
@@ -64,8 +135,10 @@ MISTAKES = {
 class Check:
     """What to run."""
 
-    tests: tuple[str, ...] = ("tests/test_golden.py", "-k", "partial_discrete_7")
-    """pytest's arguments: by default the reference's update under partial sharing"""
+    only: str = ""
+    """make the errors alone whose names contain this"""
+    tests: tuple[str, ...] = ()
+    """pytest's arguments, for all errors; by default a record that the error concerns"""
 
 
 def failing(mistake: Mistake | None, tests: tuple[str, ...]) -> list[str]:
@@ -89,15 +162,21 @@ def failing(mistake: Mistake | None, tests: tuple[str, ...]) -> list[str]:
 
 def main(check: Check) -> int:
     console = Console()
-    unchanged = failing(None, check.tests)
-    if unchanged:
-        raise RuntimeError(f"tests fail without any error: {', '.join(unchanged)}")
+    mistakes = {
+        name: mistake._replace(tests=check.tests or mistake.tests)
+        for name, mistake in MISTAKES.items()
+        if check.only in name
+    }
+    for tests in dict.fromkeys(mistake.tests for mistake in mistakes.values()):
+        unchanged = failing(None, tests)
+        if unchanged:
+            raise RuntimeError(f"tests fail without any error: {', '.join(unchanged)}")
     console.print("without any error: all pass")
     table = Table("error", "tests that fail", show_lines=True)
     unnoticed = 0
-    for name, mistake in MISTAKES.items():
+    for name, mistake in mistakes.items():
         with console.status(name):
-            tests = failing(mistake, check.tests)
+            tests = failing(mistake, mistake.tests)
         unnoticed += not tests
         table.add_row(name, Text("\n".join(tests) or "NONE"))
     console.print(table)

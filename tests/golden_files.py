@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fp3o_jax.advantages import gae, normalize_advantages, td_errors
+from fp3o_jax.advantages import TDErrors, gae, normalize_advantages, td_errors
 from fp3o_jax.config import Hyperparams
 from fp3o_jax.networks import ActorCritic
 from fp3o_jax.schedules import Schedule
 from fp3o_jax.sequences import as_sequences
-from fp3o_jax.sharing import make_sharing
+from fp3o_jax.sharing import Sharing, make_sharing
 from fp3o_jax.update import Batch
 
 FOLDER = Path(__file__).parent / "golden"
@@ -72,6 +72,10 @@ def _stack(trees: list[dict]) -> dict:
 class Golden:
     """One recorded update."""
 
+    one_critic = False  # whether one value answers for all agents
+    normalization = "agent"
+    masks_values = True
+
     def __init__(self, path: Path):
         self.data = np.load(path)
         self.meta = json.loads(str(self.data["meta"]))
@@ -80,7 +84,7 @@ class Golden:
         self.discrete = "discrete" in self.meta["action"]
         self.length = self.meta.get("rec", 1)
         self.networks = ActorCritic(
-            sharing=make_sharing(self.kind, None, self.n),
+            sharing=self.sharing,
             obs_sizes=(self.agents("obs").shape[-1],) * self.n,
             critic_sizes=(self.agents("share_obs").shape[-1],) * self.n,
             action_sizes=(self.params("init")["actor"]["head"][self._head]["bias"].shape[-1],) * self.n,
@@ -88,7 +92,12 @@ class Golden:
             hidden_size=self.data["init/actor0/base.mlp.fc1.0.bias"].shape[0],
             recurrent="rec" in self.meta,
             agent_id=False,
+            one_critic=self.one_critic,
         )
+
+    @property
+    def sharing(self) -> Sharing:
+        return make_sharing(self.kind, None, self.n)
 
     @property
     def _head(self) -> str:
@@ -105,7 +114,7 @@ class Golden:
             j = agent if self.kind == "none" else 0
             actor = f"{when}/actor{j}/"
             head = f"{actor}act.{agent}." if self.kind == "partial" else f"{actor}act."
-            return actor, head, f"{when}/critic{j}/"
+            return actor, head, f"{when}/critic{self.sharing.critic_groups[agent]}/"
 
         return of
 
@@ -136,7 +145,7 @@ class Golden:
             actor_lr=m["lr"],
             critic_lr=m["critic_lr"],
             clip_eps=m["clip"],
-            weight_clip_eps=0.0,
+            weight_clip_eps=m.get("others_clip", 0.0),
             entropy_coef=m["entropy"],
             value_coef=m.get("value_coef", 1.0),
             gamma=m["gamma"],
@@ -159,10 +168,14 @@ class Golden:
         )
 
     def advantages(self) -> jax.Array:
+        """[n, T, B], not normalised."""
+        return gae(self.errors())
+
+    def errors(self) -> TDErrors:
         """[n, T, B] from rewards, values and masks; every end of an episode is a termination here."""
         values = self.agents("value_preds")[..., 0]
         done = self.agents("masks")[0, 1:, :, 0] == 0
-        errors = td_errors(
+        return td_errors(
             _asarray(self.agents("rewards")[0, ..., 0]),
             _asarray(values[:, :-1]),
             _asarray(values[:, 1:]),
@@ -171,7 +184,6 @@ class Golden:
             self.meta["gamma"],
             self.meta["lam"],
         )
-        return gae(errors)
 
     def batch(self) -> Batch:
         steps = self.data["logp_old"].shape[0]
@@ -187,21 +199,43 @@ class Golden:
         alive = _asarray(self.agents("active_masks")[:, :steps, :, 0])
         action = self.agents("actions")
         advantage = self.advantages()
-        value = _asarray(self.agents("value_preds")[:, :steps, :, 0])
+        critics = self.networks.num_critics
+        value = _asarray(self.agents("value_preds")[:critics, :steps, :, 0])
         has_mask = "batch/agent0/available_actions" in self.data
         return Batch(
             obs=self.networks.standardize_obs(None, sequences(self.agents("obs")[:, :steps])),
             critic_inputs=self.networks.standardize_critic_inputs(
-                None, sequences(self.agents("share_obs")[:, :steps])
+                None, sequences(self.agents("share_obs")[:critics, :steps])
             ),
             action_mask=(sequences(self.agents("available_actions")[:, :steps] > 0) if has_mask else None),
             alive=as_sequences(alive, self.length),
             starts=sequences(self.agents("masks")[:1, :steps, :, 0] == 0)[0],
             action=sequences(action[..., 0].astype(np.int32) if self.discrete else action),
             log_prob=sequences(self.log_probs("logp_old")),
-            advantage=as_sequences(normalize_advantages(advantage, alive), self.length),
+            advantage=as_sequences(normalize_advantages(advantage, alive, self.normalization), self.length),
             value=as_sequences(value, self.length),
-            target=as_sequences(advantage + value, self.length),
+            target=as_sequences(advantage[:critics] + value, self.length),
             actor_hidden=hidden("rnn_states"),
-            critic_hidden=hidden("rnn_states_critic"),
+            critic_hidden=jax.tree.map(lambda x: x[:critics], hidden("rnn_states_critic")),
+            errors=self.errors(),
+            valued=None if self.masks_values else jnp.ones_like(as_sequences(alive, self.length)),
         )
+
+
+def flat(tree) -> np.ndarray:
+    return np.concatenate([np.asarray(x, np.float64).ravel() for x in jax.tree.leaves(tree)])
+
+
+def assert_change(ours, theirs, before, blurred=0.0, tolerance=1e-4) -> None:
+    """The change is the reference's, up to ``tolerance`` of the largest and of its norm.
+
+    The record is float32, so two ulps are free. And where a gradient is nearly zero Adam divides rounding
+    errors by its epsilon, in the reference as in ours: a weight that float32 and float64 updates move
+    differently (``blurred``: by how much) has as much freedom, ten times over.
+    """
+    ours, theirs, before = map(flat, (ours, theirs, before))
+    assert np.isfinite(ours).all()
+    change = np.abs(theirs - before)
+    error = np.maximum(np.abs(ours - theirs) - 2.4e-7 * np.abs(theirs), 0)
+    assert np.linalg.norm(error) <= tolerance * np.linalg.norm(change)
+    assert (error <= tolerance * change.max() + 10 * blurred).all()

@@ -64,7 +64,7 @@ class Team:
             (state @ C).T @ d_value,
         )
 
-    def step(self, batch, owned, advantages, weights, kind, eps, hp):
+    def step(self, batch, owned, advantages, weights, kind, eps, hp, actors=True, critics=True):
         """One step of gradient descent on the losses of the agents that are owned."""
         count = {i: batch["alive"][i].sum() for i in owned}
         every = [np.zeros_like(x) for x in (self.U, self.W, self.C, self.c)]
@@ -79,14 +79,13 @@ class Team:
             every[1][self.head[i]] += head_share * W
             every[2][self.trunk[i]] += share * C
             every[3][self.trunk[i]] += share * c
-        for x, gradient, rate in zip(
-            (self.U, self.W, self.C, self.c), every, ("actor_lr",) * 2 + ("critic_lr",) * 2, strict=True
-        ):
-            x -= hp[rate] * gradient
+        rates = [hp["actor_lr"] * actors] * 2 + [hp["critic_lr"] * critics] * 2
+        for x, gradient, rate in zip((self.U, self.W, self.C, self.c), every, rates, strict=True):
+            x -= rate * gradient
 
 
 def corrected_advantage(batch, i, weight):
-    """A2PO's, normalised: errors [T, B] summed up with decay and min(1, W), step by step from the end."""
+    """A2PO's: errors [T, B] summed up with decay and min(1, W), step by step from the end."""
     delta, decay = batch["delta"][i], batch["decay"]
     weight = np.minimum(1, weight.reshape(delta.shape))
     out = np.zeros(delta.shape)
@@ -94,12 +93,19 @@ def corrected_advantage(batch, i, weight):
         out[t] = delta[t]
         if t + 1 < len(delta):
             out[t] += decay[t] * weight[t + 1] * out[t + 1]
-    out = out.ravel()
-    living = out[batch["alive"][i] > 0]
-    return (out - living.mean()) / (living.std() + 1e-5)
+    return out.ravel()
 
 
-def update(algorithm, team, batch, order, epochs, hp, dead_ratios=False):
+def normalized(advantages, batch, i, normalization="agent"):
+    """Agent i's, over its own living samples or over those of all."""
+    agents = [i] if normalization == "agent" else range(len(advantages))
+    living = np.concatenate([advantages[k][batch["alive"][k] > 0] for k in agents])
+    return (advantages[i] - living.mean()) / (living.std() + 1e-5)
+
+
+def update(
+    algorithm, team, batch, order, epochs, hp, dead_ratios=False, normalization="agent", critics_once=False
+):
     """Runs one whole update of ``team`` in place; the ratios of the dead are 1 unless they are asked for."""
     n = len(batch["obs"])
     everyone, ones = list(range(n)), [np.ones(len(batch["state"]))] * n
@@ -131,11 +137,15 @@ def update(algorithm, team, batch, order, epochs, hp, dead_ratios=False):
             team.step(batch, everyone, advantage, weights, "joint", eps, hp)
     if algorithm in ("happo", "a2po"):
         weight = ones[0]
+        latest = [corrected_advantage(batch, i, ones[0]) for i in everyone]
         for position, i in enumerate(order):
             if algorithm == "a2po":
                 eps = hp["clip_eps"] * (1 + (position + 1) / n) / 2
-                advantage[i] = corrected_advantage(batch, i, weight)
+                latest[i] = corrected_advantage(batch, i, weight)
+                advantage[i] = normalized(latest, batch, i, normalization)
             kind = "outside" if algorithm == "happo" else "joint"
             for _ in range(epochs):
-                team.step(batch, [i], advantage, {i: weight}, kind, eps, hp)
+                team.step(batch, [i], advantage, {i: weight}, kind, eps, hp, critics=not critics_once)
             weight = weight * ratio(i)
+        for _ in range(epochs if critics_once else 0):
+            team.step(batch, everyone, advantage, ones, "outside", eps, hp, actors=False)

@@ -7,7 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fp3o_jax import losses, normalization
-from fp3o_jax.advantages import TDErrors, gae, normalize_advantages, preceding_agent_correction, td_errors
+from fp3o_jax.advantages import (
+    TRACES,
+    TDErrors,
+    gae,
+    normalize_advantages,
+    preceding_agent_correction,
+    relative_advantage,
+    td_errors,
+)
 
 seeds = st.integers(0, 2**31 - 1)
 
@@ -196,3 +204,47 @@ def test_value_norm_of_a_critic_without_samples_stays():
     stats = normalization.update(stats, jnp.full((2, 1), 5.0), mask, groups)
     assert stats.weight[0] > 0
     assert stats.weight[1] == 0
+
+
+@given(seeds, st.sampled_from(["gae_trace", "speedup"]))
+@settings(max_examples=20, deadline=None)
+def test_the_traces_of_a2pos_code(seed, name):
+    """Against the sums over all later steps, factor by factor."""
+    rng = np.random.default_rng(seed)
+    steps, num_envs, lam = 7, 3, 0.8
+    delta, log_weight = rng.normal(size=(2, 1, steps, num_envs))
+    decay = 0.9 * (rng.random((steps, num_envs)) > 0.2)
+    errors = TDErrors(jnp.asarray(delta), jnp.asarray(decay))
+    ours = TRACES[name](errors, jnp.asarray(log_weight), lam)
+    for t, b in np.ndindex(steps, num_envs):
+        expected, kept, decayed = delta[0, t, b], 1.0, 1.0
+        for later in range(t + 1, steps):
+            weight = np.exp(log_weight[0, later, b])
+            kept = min(1.0, kept * weight) if name == "speedup" else kept * lam * min(1.0, weight)
+            decayed *= decay[later - 1, b]
+            expected += kept * decayed * delta[0, later, b]
+        np.testing.assert_allclose(ours[0, t, b], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_joint_normalisation_is_over_all_living_samples():
+    rng = np.random.default_rng(0)
+    advantages, alive = rng.normal(size=(3, 4, 5)) * [[[1]], [[3]], [[9]]], rng.random((3, 4, 5)) < 0.7
+    ours = np.asarray(normalize_advantages(jnp.asarray(advantages), jnp.asarray(alive), "joint"))
+    living = advantages[alive]
+    np.testing.assert_allclose(
+        ours, (advantages - living.mean()) / (living.std() + 1e-5), rtol=1e-4, atol=1e-5
+    )
+    assert not normalize_advantages(jnp.asarray(advantages), jnp.zeros(alive.shape), "joint").any()
+
+
+def test_relative_advantages_are_of_living_samples():
+    rng = np.random.default_rng(0)
+    advantages, values = rng.normal(size=(2, 3, 4, 5))
+    alive = rng.random((3, 4, 5)) < 0.7
+    alive[2] = False
+    ours = relative_advantage(jnp.asarray(advantages), jnp.asarray(values), jnp.asarray(alive))
+    expected = [
+        np.abs(a / v)[m].mean() if m.any() else 0.0 for a, v, m in zip(advantages, values, alive, strict=True)
+    ]
+    np.testing.assert_allclose(ours, expected, rtol=1e-5)
+    assert np.isfinite(relative_advantage(jnp.ones((1, 2)), jnp.zeros((1, 2)), jnp.ones((1, 2)))).all()

@@ -281,3 +281,18 @@ def test_gradients_by_hand_are_the_derived_ones(axis):
             np.testing.assert_allclose(*(out for out, _ in results), rtol=1e-12, atol=1e-12)
             for mine, theirs in zip(*(pull(pulled) for _, pull in results), strict=True):
                 np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-11)
+
+
+def test_critics_are_shared_apart_from_actors():
+    shared = make_sharing("none", None, 3, critic_sharing="full")
+    assert (shared.trunk, shared.head, shared.critic_groups) == ((0, 1, 2), (0, 1, 2), (0, 0, 0))
+    assert shared.apart and not shared.critic.apart and shared.critic.pooled
+    assert make_sharing("full", None, 3, critic_sharing="none").critic.apart
+    groups = make_sharing("full", None, 3, critic_sharing="groups", critic_groups=[4, 2, 4])
+    assert groups.critic_groups == (0, 1, 0)
+    # Shared as the actors' trunks, they average over agents as the actors do.
+    partial = make_sharing("partial", None, 3)
+    assert partial.critic == make_sharing("partial", None, 3, critic_sharing="full").critic
+    assert not partial.critic.pooled
+    with pytest.raises(ConfigError, match=r"critic_groups=\[0, 1\] .* each of 3 agents"):
+        make_sharing("none", None, 3, critic_sharing="groups", critic_groups=[0, 1])

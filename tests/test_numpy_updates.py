@@ -19,6 +19,8 @@ from fp3o_jax.update import Batch, make_update
 STEPS, ENVS, OBS, STATE, ACTIONS, WIDTH, EPOCHS = 6, 5, 4, 3, 3, 2, 3
 COUNT = STEPS * ENVS
 ALGORITHMS = ("mappo", "fp3o", "coppo", "happo", "a2po")
+#: What all algorithms have in common; their own defaults are tested apart.
+COMMON = {"normalization": "agent", "critics_once": False}
 HP = Config(actor_lr=0.5, critic_lr=0.1, clip_eps=0.1, weight_clip_eps=0.05, max_grad_norm=1e9).hyperparams
 
 
@@ -65,7 +67,7 @@ def random_batch(n, team, rng):
     return batch | {"log_prob": np.stack([team.log_prob(batch, i) for i in range(n)])}
 
 
-def ours(algorithm, sharing, params, batch, schedule, dead_ratios=False):
+def ours(algorithm, sharing, params, batch, schedule, dead_ratios=False, settings=COMMON):
     """The update that training runs, in float64 and with plain gradient descent."""
     U, W, C, c = map(jnp.asarray, params)
     params = {"actor": {"trunk": U, "head": W}, "critic": {"trunk": C, "head": c}}
@@ -82,7 +84,7 @@ def ours(algorithm, sharing, params, batch, schedule, dead_ratios=False):
     sgd = optax.identity()
     update = make_update(
         Linear(sharing),
-        make_algorithm(algorithm),
+        make_algorithm(algorithm, **settings),
         epochs=EPOCHS,
         num_minibatches=1,
         condition=CONDITIONS["joint"],
@@ -99,7 +101,7 @@ def ours(algorithm, sharing, params, batch, schedule, dead_ratios=False):
     ], metrics
 
 
-def both(algorithm, name, n, seed=0, order=None, dead_ratios=False):
+def both(algorithm, name, n, seed=0, order=None, dead_ratios=False, settings=COMMON):
     """(ours, NumPy's, before, metrics); NumPy's in ``order``, by default the one that was drawn."""
     rng = np.random.default_rng(seed)
     sharing = make_sharing(name, None, n)
@@ -108,9 +110,13 @@ def both(algorithm, name, n, seed=0, order=None, dead_ratios=False):
     batch = random_batch(n, team, rng)
     with jax.enable_x64(True):
         schedule = make_algorithm(algorithm).schedule(jax.random.key(seed + 3), n)
-        new, metrics = jax.device_get(ours(algorithm, sharing, params, batch, schedule, dead_ratios))
+        new, metrics = jax.device_get(
+            ours(algorithm, sharing, params, batch, schedule, dead_ratios, settings)
+        )
         drawn = [int(i) for i in schedule.owners[:, 0]]
-    numpy_updates.update(algorithm, team, batch, order or drawn, EPOCHS, HP._asdict(), dead_ratios)
+    numpy_updates.update(
+        algorithm, team, batch, order or drawn, EPOCHS, HP._asdict(), dead_ratios, **settings
+    )
     return new, [team.U, team.W, team.C, team.c], params, metrics
 
 
@@ -137,6 +143,20 @@ def test_ratios_of_the_dead_weigh_as_in_the_reference(algorithm, sharing):
     assert_same(new, expected, before)
     others = both(algorithm, sharing, 3, seed=1)[0]
     assert max(np.abs(x - y).max() for x, y in zip(new, others, strict=True)) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "settings"),
+    [
+        ("happo", {"normalization": "agent", "critics_once": True}),
+        ("a2po", {"normalization": "joint", "critics_once": False}),
+    ],
+)
+def test_with_the_defaults_of_its_authors(algorithm, settings):
+    member = make_algorithm(algorithm)
+    assert {name: getattr(member, name) for name in settings} == settings
+    new, expected, before, _ = both(algorithm, "partial", 3, settings=settings)
+    assert_same(new, expected, before)
 
 
 def test_the_condition_is_seen_to_hold_and_to_fail():
@@ -175,6 +195,7 @@ def test_one_agent_is_single_agent_ppo(algorithm):
     advantage = batch["advantage"]
     if algorithm == "a2po":
         advantage = [numpy_updates.corrected_advantage(batch, 0, np.ones(COUNT))]
+        advantage = [numpy_updates.normalized(advantage, batch, 0)]
     for _ in range(EPOCHS * (2 if algorithm == "fp3o" else 1)):
         team.step(batch, [0], advantage, [1.0], "outside", hp["clip_eps"], hp)
     with jax.enable_x64(True):

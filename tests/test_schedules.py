@@ -113,3 +113,29 @@ def test_conditions_where_the_sum_holds(name, kept):
 def test_conditions_where_the_sum_fails(name, kept):
     corrected, plain = np.array([3.0, 1.0]), np.array([1.0, 4.0])
     assert list(CONDITIONS[name](corrected, plain)) == kept
+
+
+@given(st.integers(1, 9), seeds)
+@settings(max_examples=30, deadline=None)
+def test_semi_greedy_takes_the_best_and_a_random_one_in_turns(n, seed):
+    scores = np.random.default_rng(seed).permutation(n).astype(float)
+    member = make_algorithm("a2po", order="semi_greedy", scores=lambda *batch: scores)
+    order = [int(i) for i in member.draw(jax.random.key(seed), scores, scores, scores).owners[:, 0]]
+    assert sorted(order) == list(range(n))
+    for turn in range(0, n, 2):
+        assert scores[order[turn]] == max(scores[i] for i in order[turn:])
+
+
+def test_semi_greedy_is_random_in_every_other_turn():
+    scores = np.arange(5.0)
+    member = make_algorithm("happo", order="semi_greedy")
+    orders = [member.schedule(jax.random.key(i), 5, scores).owners[:, 0] for i in range(40)]
+    assert {int(order[0]) for order in orders} == {4}
+    assert {int(order[1]) for order in orders} == {0, 1, 2, 3}
+
+
+def test_a_schedule_that_does_not_ask_for_scores_depends_on_key_and_number_alone():
+    for name in ALGORITHMS:
+        member = make_algorithm(name)
+        ours = member.draw(jax.random.key(3), *np.ones((3, 4, 2)))
+        jax.tree.map(np.testing.assert_array_equal, ours, member.schedule(jax.random.key(3), 4))

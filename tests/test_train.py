@@ -289,3 +289,38 @@ def test_an_environment_without_global_state():
         make_train(TINY, env=blind)
     out = jax.jit(make_train({**TINY, "algorithm": "ippo"}, env=blind))(jax.random.key(0))
     assert np.isfinite(out["metrics"]["value_loss"]).all()
+
+
+CHOICES = [
+    {"algorithm": "happo", "sharing": "none", "critic_sharing": "full", "critic_epochs": 3},
+    {"algorithm": "happo", "sharing": "full", "critic_sharing": "none", "recorded_ratios": "stage"},
+    {"algorithm": "happo", "critic_fit": "stages", "agent_order": "semi_greedy", "mask_values": False},
+    {"algorithm": "a2po", "trace": "speedup", "agent_order": "semi_greedy", "critic_sharing": "full"},
+    {
+        "algorithm": "a2po",
+        "trace": "gae_trace",
+        "advantage_normalization": "agent",
+        "recorded_ratios": "stage",
+    },
+    {"algorithm": "ippo", "sharing": "none", "critic_sharing": "groups", "critic_groups": (0, 0)},
+]
+
+
+@pytest.mark.parametrize("index", range(len(CHOICES)))
+def test_every_choice_of_the_family_traces(index):
+    """A whole run of several seeds, shapes and types alone; every other one with a GRU."""
+    train = make_train({**TINY, "recurrent": index % 2 == 1, **CHOICES[index]})
+    out = jax.eval_shape(jax.vmap(train), jax.random.split(jax.random.key(0), 2))
+    assert out["metrics"]["value_loss"].shape == (2, train.config.num_updates)
+
+
+@pytest.mark.parametrize("choice", CHOICES[0:4:3], ids=["happo", "a2po"])
+def test_a_critic_for_all_beside_actors_of_their_own_trains(choice):
+    train = make_train({**TINY, "num_minibatches": 1, "sharing": "none", **choice})
+    out = jax.jit(train)(jax.random.key(0))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(out["metrics"]))
+    critic = out["state"].params["critic"]["trunk"]
+    assert {x.shape[0] for x in jax.tree.leaves(critic)} == {1}
+    steps = {"happo": 3 * 3, "a2po": 3 * 2 * 2}[choice["algorithm"]]
+    assert list(out["state"].opt_state["critic"]["trunk"].count) == [steps]
+    assert list(out["state"].opt_state["actor"]["trunk"].count) == [3 * 2] * 2

@@ -273,3 +273,60 @@ def test_blocks_hold_few_rows_and_many_sequences(shape, target, blocks):
     order = np.random.default_rng(0).permutation(shape[2])
     cut = [ours.cut(i, x, 2, jnp.asarray(order)) for i in range(ours.count)]
     np.testing.assert_array_equal(ours.joined(jnp.stack(cut)), x[:, :, order])
+
+
+@pytest.mark.parametrize("sharing", ["none", "partial"])
+@pytest.mark.parametrize("algorithm", ["mappo", "happo"])
+def test_an_agent_that_is_never_alive_stays_exactly_where_it_is(algorithm, sharing):
+    """Weights and Adam statistics of what is its own; Adam's momentum from an earlier batch moves nothing."""
+    nets = networks(sharing)
+    params, opt_state = start(sharing)
+    batch = make_batch(params, nets)
+    schedule = make_algorithm(algorithm).schedule(jax.random.key(0), 3)
+    update = compiled(sharing)
+    before = update(params, opt_state, batch, schedule, jax.random.key(0), HP)[:2]
+    batch = batch.replace(alive=batch.alive.at[1].set(0.0))
+    after = update(*before, batch, schedule, jax.random.key(0), HP)[:2]
+
+    def own(tree):
+        parts = {"head": tree["actor"]["head"]} if sharing == "partial" else tree
+        return [np.asarray(x) for x in jax.tree.leaves(parts)]
+
+    for old, new in zip(map(own, before), map(own, after), strict=True):
+        for x, y in zip(old, new, strict=True):
+            assert np.isfinite(y).all()
+            np.testing.assert_array_equal(x[1], y[1])
+            assert (x[0] != y[0]).any() and (x[2] != y[2]).any()
+
+
+def test_a_minibatch_without_living_samples_is_no_step():
+    nets = networks("none")
+    params, opt_state = start("none")
+    batch = make_batch(params, nets)
+    batch = batch.replace(alive=batch.alive.at[1].set(0.0).at[1, 0, 5].set(1.0))
+    settings = {"epochs": 2, "num_minibatches": 4, "condition": CONDITIONS["off"]}
+    update = jax.jit(make_update(nets, make_algorithm("mappo"), **settings))
+    schedule = make_algorithm("mappo").schedule(jax.random.key(0), 3)
+    _, opt_state, _ = update(params, opt_state, batch, schedule, jax.random.key(0), HP)
+    for part in ("actor", "critic"):
+        assert list(opt_state[part]["trunk"].count) == [8, 2, 8]
+
+
+@pytest.mark.parametrize(("once", "steps"), [(None, 2), (False, 6)])
+def test_one_critic_under_happo_takes_as_many_steps_as_its_authors(once, steps):
+    nets = networks("none", critics="full", one_critic=True)
+    params, opt_state = helpers.start(nets)
+    assert {x.shape[0] for x in jax.tree.leaves(params["critic"])} == {1}
+    assert {x.shape[0] for x in jax.tree.leaves(params["actor"])} == {3}
+    batch = make_batch(params, nets)
+    batch = batch.replace(value=batch.value[:1], target=batch.target[:1])
+    member = make_algorithm("happo", critics_once=once)
+    settings = {"epochs": 2, "num_minibatches": 1, "condition": CONDITIONS["off"]}
+    schedule = member.schedule(jax.random.key(0), 3)
+    new, opt_state, metrics = jax.jit(make_update(nets, member, **settings))(
+        params, opt_state, batch, schedule, jax.random.key(0), HP
+    )
+    assert list(opt_state["critic"]["trunk"].count) == [steps]
+    assert list(opt_state["actor"]["trunk"].count) == [2, 2, 2]
+    assert differs(new["critic"], params["critic"])
+    assert np.isfinite(metrics["value_loss"]) and np.isfinite(metrics["critic_grad_norm"])

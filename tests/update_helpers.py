@@ -19,11 +19,11 @@ HP = Config(actor_lr=3e-3, critic_lr=3e-3).hyperparams
 
 
 @functools.cache
-def networks(sharing, n=3, agent_id=True, obs=OBS, actions=ACTIONS, one_critic=False):
+def networks(sharing, n=3, agent_id=True, obs=OBS, actions=ACTIONS, one_critic=False, critics="actors"):
     """``obs`` and ``actions``: the size for each agent, or for all."""
     types = ("a", "a", "b")[:n] if n <= 3 else None
     return ActorCritic(
-        sharing=make_sharing(sharing, types, n),
+        sharing=make_sharing(sharing, types, n, critic_sharing=critics),
         obs_sizes=(obs,) * n if isinstance(obs, int) else obs,
         critic_sizes=(STATE,) * n,
         action_sizes=(actions,) * n if isinstance(actions, int) else actions,

@@ -58,7 +58,7 @@ def gae(errors: TDErrors) -> Array:
     return _accumulate(errors, jnp.ones_like(errors.delta))
 
 
-def preceding_agent_correction(errors: TDErrors, log_weight: Array) -> Array:
+def preceding_agent_correction(errors: TDErrors, log_weight: Array, gae_lambda: Array | float = 1.0) -> Array:
     """A2PO's advantages under the policies that the agents before have moved to (Wang et al., 2023).
 
     ``A_t = delta_t + decay_t * min(1, W_(t+1)) * A_(t+1)``: each later step counts as far as the agents
@@ -67,12 +67,59 @@ def preceding_agent_correction(errors: TDErrors, log_weight: Array) -> Array:
     Args:
         errors: of P agents.
         log_weight: [P, T, B] log W, the product of the preceding agents' ratios.
+        gae_lambda: not used: it is part of the decay.
 
     Returns:
         [P, T, B] advantages; those of GAE where W = 1 throughout.
     """
+    del gae_lambda
     chex.assert_equal_shape([errors.delta, log_weight])
     return _accumulate(errors, jnp.exp(jnp.minimum(log_weight, 0.0)))
+
+
+def twice_decayed_correction(errors: TDErrors, log_weight: Array, gae_lambda: Array | float) -> Array:
+    """As :func:`preceding_agent_correction`, lambda counted twice, as in the code of A2PO's authors.
+
+    ``A_t = delta_t + decay_t * lambda * min(1, W_(t+1)) * A_(t+1)``, where the decay has a lambda already.
+    """
+    chex.assert_equal_shape([errors.delta, log_weight])
+    return _accumulate(errors, gae_lambda * jnp.exp(jnp.minimum(log_weight, 0.0)))
+
+
+def running_product_correction(errors: TDErrors, log_weight: Array, gae_lambda: Array | float = 1.0) -> Array:
+    """As :func:`preceding_agent_correction`, the bound of 1 put on the running product of the ratios.
+
+    ``A_t = sum_k c_k decay_t ... decay_(t+k-1) delta_(t+k)``, ``c_k = min(1, c_(k-1) W_(t+k))``, ``c_0 = 1``:
+    what one step has lost a later one may win back (`speedup_trace` in the code of A2PO's authors). The
+    product depends on where it began, so that T steps are summed up in T^2 operations.
+    """
+    del gae_lambda
+    chex.assert_equal_shape([errors.delta, log_weight])
+    steps = errors.delta.shape[1]
+    delta, log_weight = (jnp.moveaxis(x, 1, 0) for x in (errors.delta, log_weight))
+    # What the step before lets through; nothing has begun before the first one.
+    decay = jnp.concatenate([jnp.zeros_like(errors.decay[:1]), errors.decay[:-1]])
+
+    def step(carry: tuple[Array, ...], inputs: tuple[Array, ...]) -> tuple[tuple[Array, ...], None]:
+        # Of sums that began with each of the steps: [T, P, B].
+        log_kept, decayed, total = carry
+        t, delta, log_weight, decay = inputs
+        log_kept = jnp.minimum(log_kept + log_weight, 0.0).at[t].set(0.0)
+        decayed = (decayed * decay).at[t].set(1.0)
+        return (log_kept, decayed, total + decayed * jnp.exp(log_kept) * delta), None
+
+    zeros = jnp.zeros_like(delta)
+    inputs = jnp.arange(steps), delta, log_weight, decay
+    (_, _, total), _ = jax.lax.scan(step, (zeros, zeros, zeros), inputs)
+    return jnp.moveaxis(total, 0, 1)
+
+
+#: A2PO's corrections by the name of the setting `trace`: (errors, log weight, lambda) -> advantages.
+TRACES = {
+    "paper": preceding_agent_correction,
+    "gae_trace": twice_decayed_correction,
+    "speedup": running_product_correction,
+}
 
 
 def _accumulate(errors: TDErrors, kept: Array) -> Array:
@@ -88,19 +135,19 @@ def _accumulate(errors: TDErrors, kept: Array) -> Array:
     return jnp.moveaxis(advantages, 0, 1)
 
 
-def normalize_advantages(advantages: Array, alive: Array) -> Array:
-    """Zero mean and unit deviation for each agent, over the samples in which it was alive.
+def normalize_advantages(advantages: Array, alive: Array, over: str = "agent") -> Array:
+    """Zero mean and unit deviation, over the samples in which agents were alive.
 
     Args:
         advantages: [n, ...].
         alive: [n, ...] 1 where the sample counts.
+        over: "agent", each agent's samples by themselves, or "joint", all agents' together.
 
     Returns:
-        [n, ...] ``(A - mean) / (std + 1e-5)``, std with ddof 0. An agent that was never alive gets zeros
-        throughout.
+        [n, ...] ``(A - mean) / (std + 1e-5)``, std with ddof 0. Zeros throughout where nobody was alive.
     """
     chex.assert_equal_shape([advantages, alive])
-    axes = tuple(range(1, advantages.ndim))
+    axes = tuple(range(1 if over == "agent" else 0, advantages.ndim))
     alive = alive.astype(advantages.dtype)
     count = jnp.maximum(alive.sum(axes, keepdims=True), 1.0)
 
@@ -110,3 +157,21 @@ def normalize_advantages(advantages: Array, alive: Array) -> Array:
     mean = mean_of(advantages)
     std = jnp.sqrt(mean_of((advantages - mean) ** 2))
     return (advantages - mean) / (std + 1e-5) * (alive.sum(axes, keepdims=True) > 0)
+
+
+def relative_advantage(advantages: Array, values: Array, alive: Array) -> Array:
+    """How much there is to gain from each agent: the mean of ``|A / V|`` over its living samples.
+
+    By its size A2PO's semi-greedy order picks agents.
+
+    Args:
+        advantages: [n, ...].
+        values: [n, ...], or [1, ...] where all agents share them.
+        alive: [n, ...] 1 where the sample counts.
+
+    Returns:
+        [n].
+    """
+    axes = tuple(range(1, advantages.ndim))
+    size = jnp.abs(advantages) / jnp.maximum(jnp.abs(values), 1e-8)
+    return (alive * size).sum(axes) / jnp.maximum(alive.sum(axes), 1.0)

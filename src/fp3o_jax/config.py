@@ -18,6 +18,14 @@ Algorithm = Literal["fp3o", "mappo", "ippo", "coppo", "happo", "a2po"]
 SharingName = Literal["full", "partial", "none", "by_type", "groups"]
 Selection = Literal["cyclic", "random_derangement", "reverse"]
 Condition = Literal["joint", "per_pipeline", "off"]
+CriticSharing = Literal["actors", "full", "none", "groups"]
+AgentOrder = Literal["random", "semi_greedy"]
+Trace = Literal["paper", "gae_trace", "speedup"]
+#: Settings that are each algorithm's own by default.
+OWN = {
+    "advantage_normalization": ("agent", "joint"),
+    "critic_fit": ("stages", "once"),
+}
 #: Seeds have 64 bits.
 MAX_SEED = 2**64 - 1
 
@@ -107,9 +115,14 @@ class Config:
     """who shares parameters: all (full), all but the policy heads (partial), nobody (none), agents of one
     type (by_type), or as trunk_groups and head_groups say (groups)"""
     trunk_groups: tuple[int, ...] | None = None
-    """sharing=groups: for each agent, the group that shares its trunk and critic"""
+    """sharing=groups: for each agent, the group that shares its trunk (and critic, if shared as actors)"""
     head_groups: tuple[int, ...] | None = None
     """sharing=groups: for each agent, the group that shares its policy head (default: trunk_groups)"""
+    critic_sharing: CriticSharing = "actors"
+    """who shares critics: those who share a trunk (actors), all (full), nobody (none), or as critic_groups
+    says (groups)"""
+    critic_groups: tuple[int, ...] | None = None
+    """critic_sharing=groups: for each agent, the group that shares its critic"""
     agent_id: bool = True
     """append a one-hot agent id to the input of networks that several agents share"""
     critic_agent_id: bool = False
@@ -127,6 +140,11 @@ class Config:
     ones serve again. By default enough for episodes of 16 steps, and no fewer than num_envs"""
     epochs: int = 5
     """passes over the batch in each stage of an update (FP3O has two stages, HAPPO and A2PO one per agent)"""
+    critic_epochs: int | None = None
+    """the same for critics, if it differs from epochs"""
+    critic_fit: Literal["stages", "once"] | None = None
+    """fit critics in every stage, to the samples of the agents that it owns, or all of them once in an
+    update; by default as the algorithm's authors do: once with happo, else stages"""
     num_minibatches: int = 1
     """parts that the batch is split into, newly drawn in each epoch"""
 
@@ -157,6 +175,11 @@ class Config:
     """error beyond which the value loss is linear"""
     normalize_values: bool = True
     """fit critics to targets normalised by a running mean and variance"""
+    mask_values: bool = True
+    """fit an agent's critic to the samples in which it was alive; off: to all"""
+    advantage_normalization: Literal["agent", "joint"] | None = None
+    """normalise advantages over the living samples of each agent, or of all together; by default as the
+    algorithm's authors do: joint with a2po and coppo, else agent"""
     bootstrap_truncations: bool = True
     """at a time limit, bootstrap from the value of the state that was cut; off: treat it as a termination"""
 
@@ -190,6 +213,17 @@ class Config:
     """fp3o: what decides whether the dependent step runs: the sum over all pipelines, each pipeline's own
     sum, or nothing"""
 
+    agent_order: AgentOrder = "random"
+    """happo, a2po: order in which agents follow one another; semi_greedy takes in turns the one with the
+    largest mean |A / V| and a random one"""
+    trace: Trace = "paper"
+    """a2po: how far the ratios of the agents before cut the traces of advantages: each at 1, lambda counted
+    once (paper) or twice (gae_trace, its authors' code), or their running product at 1 (speedup, the same
+    code for large robots)"""
+    recorded_ratios: Literal["behaviour", "stage"] = "behaviour"
+    """happo, a2po, fp3o: ratios that weigh on other agents are those to the policies that acted, or to those
+    just before the agent's stage, recurrent states carried through the whole rollout (stage, HARL's code)"""
+
     seed: int = 0
     """seed of the first run, below 2**64; with several seeds, run i has seed + i"""
     num_seeds: int = 1
@@ -210,10 +244,17 @@ class Config:
             ("normalize_obs", ("layer", "running", "none")),
             ("selection", get_args(Selection)),
             ("advantage_split", ("uniform", "dirichlet")),
+            ("critic_sharing", get_args(CriticSharing)),
+            ("agent_order", get_args(AgentOrder)),
+            ("trace", get_args(Trace)),
+            ("recorded_ratios", ("behaviour", "stage")),
+            *OWN.items(),
         ):
             value = getattr(self, name)
-            if (name == "selection" and callable(value)) or (
-                name == "advantage_split" and isinstance(value, tuple)
+            if (
+                (name == "selection" and callable(value))
+                or (name == "advantage_split" and isinstance(value, tuple))
+                or (name in OWN and value is None)
             ):
                 continue
             if value not in valid:
@@ -229,7 +270,11 @@ class Config:
             "hidden_size",
             "chunk_length",
             "num_seeds",
-            *(name for name in ("num_starts", "block_size") if getattr(self, name) is not None),
+            *(
+                name
+                for name in ("num_starts", "block_size", "critic_epochs")
+                if getattr(self, name) is not None
+            ),
         ):
             value = getattr(self, name)
             if value < 1:
@@ -273,6 +318,12 @@ class Config:
         if self.sharing != "groups" and groups_given:
             raise ConfigError(
                 f"trunk_groups and head_groups are read with sharing='groups' only, not {self.sharing!r}"
+            )
+        if self.critic_sharing == "groups" and self.critic_groups is None:
+            raise ConfigError("critic_sharing='groups' needs critic_groups: one group number per agent")
+        if self.critic_sharing != "groups" and self.critic_groups is not None:
+            raise ConfigError(
+                f"critic_groups is read with critic_sharing='groups' only, not {self.critic_sharing!r}"
             )
         if isinstance(self.advantage_split, tuple):
             split = self.advantage_split

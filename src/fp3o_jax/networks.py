@@ -384,11 +384,11 @@ class ActorCritic:
         head = CategoricalHead if discrete else GaussianHead
         self._policy_head = head(self.max_actions)
         self._value_head = ValueHead()
-        shares = agent_id and len(set(sharing.trunk)) < self.num_agents
-        self.num_critics = 1 if one_critic and len(set(sharing.trunk)) == 1 else self.num_agents
+        critics = len(set(sharing.critic_groups))
+        self.num_critics = 1 if one_critic and critics == 1 else self.num_agents
         ids = np.eye(self.num_agents, dtype=np.float32)
-        self._ids = ids if shares else None
-        self._critic_ids = ids if shares and not one_critic else None
+        self._ids = ids if agent_id and len(set(sharing.trunk)) < self.num_agents else None
+        self._critic_ids = ids if agent_id and critics < self.num_agents and not one_critic else None
         self._obs_mask = _prefix_masks(obs_sizes)
         self._critic_mask = _prefix_masks(critic_sizes)
         self._action_mask = _prefix_masks(action_sizes)
@@ -412,7 +412,7 @@ class ActorCritic:
                 jax.random.split(next(keys), max(groups) + 1)
             )
 
-        critic_groups = self.sharing.critic.trunk
+        critic_groups = self.sharing.critic_groups
         weights = {
             "actor": {
                 "trunk": trunk(self._obs_mask, self._ids, self.sharing.trunk),

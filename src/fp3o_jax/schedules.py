@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from fp3o_jax.advantages import TDErrors, preceding_agent_correction
+from fp3o_jax.advantages import TRACES, TDErrors, relative_advantage
 from fp3o_jax.losses import double_clipped_surrogate, weighted_surrogate
 
 
@@ -51,24 +51,60 @@ class Algorithm(NamedTuple):
     """A member of the family.
 
     Attributes:
-        schedule: (key, n) -> :class:`Schedule`.
+        schedule: (key, n) -> :class:`Schedule`; (key, n, scores) if there are ``scores``.
         surrogate: the objective per sample, a function of :mod:`fp3o_jax.losses`.
         live: whether the weights are the ratios of the agents as they move within the stage (every agent
             must be owned in every stage), instead of those recorded when the stage began.
-        correction: (TD errors, log weight) -> the advantages that a stage uses, where they are not those of
-            GAE; a function of :mod:`fp3o_jax.advantages`.
+        correction: (TD errors, log weight, lambda) -> the advantages that a stage uses, where they are not
+            those of GAE; a function of :mod:`fp3o_jax.advantages`.
+        normalization: over whose living samples advantages are normalised: each "agent"'s own, or all
+            agents' together ("joint").
+        scores: (advantages [n, ...], values [n or 1, ...], alive [n, ...]) -> [n], all that a schedule may
+            know of the batch.
+        critics_once: all critics are fitted to the batch once, instead of those of each stage's owners in
+            each stage.
         critics_see_state: critics see the global state, instead of their agent's observation.
+        ratios: to which policies recorded ratios are relative: those that acted ("behaviour"), or those
+            that the owner had just before its stage ("stage").
     """
 
-    schedule: Callable[[Array, int], Schedule]
+    schedule: Callable[..., Schedule]
     surrogate: Callable[..., Array] = weighted_surrogate
     live: bool = False
-    correction: Callable[[TDErrors, Array], Array] | None = None
+    correction: Callable[[TDErrors, Array, Array], Array] | None = None
+    normalization: str = "agent"
+    scores: Callable[[Array, Array, Array], Array] | None = None
+    critics_once: bool = False
     critics_see_state: bool = True
+    ratios: str = "behaviour"
+
+    def draw(self, key: Array, advantage: Array, value: Array, alive: Array) -> Schedule:
+        """A schedule for a batch: arrays [n, ...], ``value`` of one row where all agents share it."""
+        n = advantage.shape[0]
+        if self.scores is None:
+            return self.schedule(key, n)
+        return self.schedule(key, n, self.scores(advantage, value, alive))
+
+
+class Choices(NamedTuple):
+    """What the settings of these names choose; a member of the family takes what concerns it.
+
+    Attributes:
+        selection: one of `SELECTIONS`.
+        split: from :func:`advantage_split`.
+        order: one of `ORDERS`.
+        trace: one of `advantages.TRACES`.
+    """
+
+    selection: SelectionFn
+    split: SplitFn
+    order: OrderFn
+    trace: Callable[[TDErrors, Array, Array], Array]
 
 
 SelectionFn = Callable[[Array, Array], Array]
 SplitFn = Callable[[Array, int], Array]
+OrderFn = Callable[..., Array]
 
 
 def simultaneous(key: Array, n: int) -> Schedule:
@@ -88,15 +124,32 @@ def coordinated(key: Array, n: int) -> Schedule:
     return simultaneous(key, n)._replace(weights=~jnp.eye(n, dtype=bool)[None])
 
 
-def sequential(key: Array, n: int) -> Schedule:
-    """HAPPO (Kuba et al., 2022): one agent after another in a random order.
+def random_order(key: Array, n: int, scores: Array | None = None) -> Array:
+    """A random permutation of n agents, [n]."""
+    del scores
+    return jax.random.permutation(key, n)
+
+
+def semi_greedy_order(key: Array, n: int, scores: Array) -> Array:
+    """A2PO's: in turns the agent with the highest score [n] and a random one, of those that are left."""
+    luck = jax.random.uniform(key, (n,))
+
+    def pick(left: Array, turn: Array) -> tuple[Array, Array]:
+        chosen = jnp.where(left, jnp.where(turn % 2 == 0, scores, luck), -jnp.inf).argmax()
+        return left.at[chosen].set(False), chosen
+
+    return jax.lax.scan(pick, jnp.ones(n, bool), jnp.arange(n))[1]
+
+
+def sequential(key: Array, n: int, scores: Array | None = None, order: OrderFn = random_order) -> Schedule:
+    """HAPPO (Kuba et al., 2022): one agent after another, in a random order.
 
     Each one's advantage is weighted by the ratios of those already updated.
     """
-    order = jax.random.permutation(key, n)
-    position = jnp.argsort(order)
+    owners = order(key, n, scores)
+    position = jnp.argsort(owners)
     return Schedule(
-        owners=order[:, None],
+        owners=owners[:, None],
         weights=(position[None, :] < jnp.arange(n)[:, None])[:, None, :],
         gated=jnp.zeros(n, bool),
         scale=jnp.ones((n, 1)),
@@ -104,12 +157,15 @@ def sequential(key: Array, n: int) -> Schedule:
     )
 
 
-def agent_by_agent(key: Array, n: int) -> Schedule:
+def agent_by_agent(
+    key: Array, n: int, scores: Array | None = None, order: OrderFn = random_order
+) -> Schedule:
     """A2PO (Wang et al., 2023): in sequence, the clip range growing from one agent to the next.
 
     Stage k of n has the range ``eps (1 + k / n) / 2``: the first agents leave room for the last ones.
     """
-    return sequential(key, n)._replace(clip=0.5 + 0.5 * jnp.arange(1, n + 1)[:, None] / n)
+    growing = 0.5 + 0.5 * jnp.arange(1, n + 1)[:, None] / n
+    return sequential(key, n, scores, order)._replace(clip=growing)
 
 
 def full_pipeline(key: Array, n: int, selection: SelectionFn, split: SplitFn) -> Schedule:
@@ -172,16 +228,34 @@ def advantage_split(split: str | tuple[float, ...]) -> SplitFn:
     return lambda key, n: n * jnp.asarray(split, jnp.float32)
 
 
-#: name -> the algorithm, from the settings `selection` and `advantage_split`, which FP3O alone reads.
-ALGORITHMS: dict[str, Callable[[SelectionFn, SplitFn], Algorithm]] = {
-    "mappo": lambda selection, split: Algorithm(simultaneous),
-    "ippo": lambda selection, split: Algorithm(simultaneous, critics_see_state=False),
-    "coppo": lambda selection, split: Algorithm(coordinated, double_clipped_surrogate, live=True),
-    "happo": lambda selection, split: Algorithm(sequential),
-    "a2po": lambda selection, split: Algorithm(
-        agent_by_agent, double_clipped_surrogate, correction=preceding_agent_correction
+#: Orders in which agents follow one another: (key, n, scores [n]) -> [n].
+ORDERS: dict[str, OrderFn] = {"random": random_order, "semi_greedy": semi_greedy_order}
+
+
+def _in_order(schedule: Callable[..., Schedule], choices: Choices, **kwargs: Any) -> Algorithm:
+    """A member of the family whose agents follow one another."""
+    scores = relative_advantage if choices.order is semi_greedy_order else None
+    return Algorithm(partial(schedule, order=choices.order), scores=scores, **kwargs)
+
+
+#: name -> the algorithm, from what the settings choose; its other defaults are its authors'.
+ALGORITHMS: dict[str, Callable[[Choices], Algorithm]] = {
+    "mappo": lambda choices: Algorithm(simultaneous),
+    "ippo": lambda choices: Algorithm(simultaneous, critics_see_state=False),
+    "coppo": lambda choices: Algorithm(
+        coordinated, double_clipped_surrogate, live=True, normalization="joint"
     ),
-    "fp3o": lambda selection, split: Algorithm(partial(full_pipeline, selection=selection, split=split)),
+    "happo": lambda choices: _in_order(sequential, choices, critics_once=True),
+    "a2po": lambda choices: _in_order(
+        agent_by_agent,
+        choices,
+        surrogate=double_clipped_surrogate,
+        correction=choices.trace,
+        normalization="joint",
+    ),
+    "fp3o": lambda choices: Algorithm(
+        partial(full_pipeline, selection=choices.selection, split=choices.split)
+    ),
 }
 
 
@@ -189,10 +263,25 @@ def make_algorithm(
     name: str,
     selection: str | SelectionFn = "cyclic",
     split: str | tuple[float, ...] = "uniform",
+    order: str | OrderFn = "random",
+    trace: str = "paper",
+    **changes: Any,
 ) -> Algorithm:
-    """The algorithm of a config. Its schedules are drawn from a PRNG key inside the jitted update."""
+    """The algorithm of a config. Its schedules are drawn from a PRNG key inside the jitted update.
+
+    Args:
+        name: of `ALGORITHMS`.
+        selection: of `SELECTIONS`, or such a function.
+        split: see :func:`advantage_split`.
+        order: of `ORDERS`, or such a function.
+        trace: of `advantages.TRACES`.
+        **changes: fields of :class:`Algorithm`; None for the algorithm's own.
+    """
     select = selection if callable(selection) else SELECTIONS[selection]
-    return ALGORITHMS[name](select, advantage_split(split))
+    order = order if callable(order) else ORDERS[order]
+    choices = Choices(select, advantage_split(split), order, TRACES[trace])
+    chosen = {field: value for field, value in changes.items() if value is not None}
+    return ALGORITHMS[name](choices)._replace(**chosen)
 
 
 #: Conditions of a gated stage: (sums of the corrected advantage [P], sums of the plain one [P]) -> which

@@ -28,12 +28,23 @@ class Sharing:
     gradient clipping.
 
     Attributes:
-        trunk: [n] group of each agent's trunk, and of its critic.
+        trunk: [n] group of each agent's trunk.
         head: [n] group of each agent's policy head.
+        critic_groups: [n] group of each agent's critic; the trunk's by default.
+        pooled: whether a component's loss is one mean over all its samples, rather than the mean over agents
+            of each agent's mean; by default where everything is shared that is shared at all.
     """
 
     trunk: tuple[int, ...]
     head: tuple[int, ...]
+    critic_groups: tuple[int, ...] | None = None
+    pooled: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.critic_groups is None:
+            object.__setattr__(self, "critic_groups", self.trunk)
+        if self.pooled is None:
+            object.__setattr__(self, "pooled", self.trunk == self.head)
 
     @property
     def num_agents(self) -> int:
@@ -41,14 +52,12 @@ class Sharing:
 
     @property
     def critic(self) -> Sharing:
-        """Sharing of the critics, whose heads are shared as their trunks are."""
-        return Sharing(self.trunk, self.trunk)
+        """Sharing of the critics, whose heads are shared as their trunks are.
 
-    @property
-    def pooled(self) -> bool:
-        """Whether a component's loss is one mean over all its samples (everything is shared), rather than
-        the mean over agents of each agent's mean (its policy heads differ)."""
-        return self.trunk == self.head
+        Critics shared as the actors' trunks average over agents as the actors do.
+        """
+        groups = self.critic_groups
+        return Sharing(groups, groups, groups, pooled=self.pooled or groups != self.trunk)
 
     @property
     def apart(self) -> bool:
@@ -88,8 +97,10 @@ def make_sharing(
     num_agents: int,
     trunk_groups: Sequence[int] | None = None,
     head_groups: Sequence[int] | None = None,
+    critic_sharing: str = "actors",
+    critic_groups: Sequence[int] | None = None,
 ) -> Sharing:
-    """The partition that a ``Config.sharing`` names.
+    """The partition that ``Config.sharing`` and ``Config.critic_sharing`` name.
 
     Args:
         sharing: full, partial, none, by_type or groups.
@@ -97,10 +108,29 @@ def make_sharing(
         num_agents: n.
         trunk_groups: [n] for sharing=groups.
         head_groups: [n] for sharing=groups; the trunk's by default.
+        critic_sharing: actors, full, none or groups.
+        critic_groups: [n] for critic_sharing=groups.
 
     Raises:
         ConfigError: groups are not one number per agent, or there are no fixed types.
     """
+    actors = _sharing_of_actors(sharing, agent_types, num_agents, trunk_groups, head_groups)
+    if critic_sharing == "actors":
+        return actors
+    if critic_sharing == "groups":
+        critics = _groups("critic_groups", critic_groups, num_agents)
+    else:
+        critics = {"full": (0,) * num_agents, "none": tuple(range(num_agents))}[critic_sharing]
+    return dataclasses.replace(actors, critic_groups=critics)
+
+
+def _sharing_of_actors(
+    sharing: str,
+    agent_types: Sequence[Hashable] | None,
+    num_agents: int,
+    trunk_groups: Sequence[int] | None,
+    head_groups: Sequence[int] | None,
+) -> Sharing:
     one, each = (0,) * num_agents, tuple(range(num_agents))
     if sharing == "full":
         return Sharing(one, one)
@@ -116,11 +146,17 @@ def make_sharing(
             )
         types = _number(agent_types)
         return Sharing(types, types)
-    chosen = {"trunk_groups": trunk_groups, "head_groups": head_groups or trunk_groups}
-    for name, groups in chosen.items():
-        if groups is None or len(groups) != num_agents:
-            raise ConfigError(f"{name}={groups!r} must hold one group for each of {num_agents} agents")
-    return Sharing(_number(chosen["trunk_groups"]), _number(chosen["head_groups"]))
+    return Sharing(
+        _groups("trunk_groups", trunk_groups, num_agents),
+        _groups("head_groups", head_groups or trunk_groups, num_agents),
+    )
+
+
+def _groups(name: str, groups: Sequence[int] | None, num_agents: int) -> tuple[int, ...]:
+    """The groups of a setting, counted from 0."""
+    if groups is None or len(groups) != num_agents:
+        raise ConfigError(f"{name}={groups!r} must hold one group for each of {num_agents} agents")
+    return _number(groups)
 
 
 def _number(labels: Sequence[Hashable]) -> tuple[int, ...]:
@@ -138,31 +174,21 @@ def weights_of(params: Any, sharing: Sharing, agents: Array) -> Any:
     """What each of ``agents`` [P] uses: leaves [G, ...] -> [P, ...].
 
     Args:
-        params: ``{"actor", "critic"}`` of ``{"trunk", "head"}``, or what is laid out like that.
-        sharing: who uses which group.
+        params: ``{"trunk", "head"}`` of the actors or of the critics, or what is laid out like that.
+        sharing: who uses which group of them.
         agents: [P] int.
     """
-    return _by_part(sharing, agents, lambda groups, tree: take(tree, groups), params)
+    return {part: take(tree, take(np.array(getattr(sharing, part)), agents)) for part, tree in params.items()}
 
 
 def with_weights(params: Any, sharing: Sharing, agents: Array, weights: Any) -> Any:
     """``params`` with other ``weights`` [P, ...] of ``agents`` [P], of which no two share any."""
 
-    def put(groups: Array, tree: Any, new: Any) -> Any:
-        return jax.tree.map(lambda leaf, x: leaf.at[groups].set(x), tree, new)
+    def put(part: str, tree: Any) -> Any:
+        groups = take(np.array(getattr(sharing, part)), agents)
+        return jax.tree.map(lambda leaf, x: leaf.at[groups].set(x), tree, weights[part])
 
-    return _by_part(sharing, agents, put, params, weights)
-
-
-def _by_part(sharing: Sharing, agents: Array, fn: Callable[..., Any], *trees: Any) -> Any:
-    """``fn(groups [P] of the agents, subtrees)`` of each part of ``{"actor", "critic"}``."""
-    return {
-        name: {
-            part: fn(take(np.array(getattr(tied, part)), agents), *(tree[name][part] for tree in trees))
-            for part in trees[0][name]
-        }
-        for name, tied in (("actor", sharing), ("critic", sharing.critic))
-    }
+    return {part: put(part, tree) for part, tree in params.items()}
 
 
 def apply_grouped(

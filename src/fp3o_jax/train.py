@@ -105,7 +105,7 @@ class Trainer:
         return TrainState(
             params=params,
             opt_state={part: optimizer.init(params[part]) for part in params},
-            value_norm=normalization.init(max(self.networks.sharing.trunk) + 1),
+            value_norm=normalization.init(max(self.networks.sharing.critic_groups) + 1),
             rollout=init_rollout(self.env, self.networks, key_envs, self.config.num_envs),
             key=key,
             num_updates=jnp.zeros((), jnp.int32),
@@ -120,7 +120,7 @@ class Trainer:
         key, key_rollout, key_schedule, key_update = jax.random.split(state.key, 4)
         rollout, trajectory = self.collect(state, key_rollout)
         batch, value_norm, fit = self.batch(state, trajectory)
-        schedule = self.algorithm.schedule(key_schedule, self.env.num_agents)
+        schedule = self.algorithm.draw(key_schedule, batch.advantage, batch.value, batch.alive)
         params, opt_state, metrics = self.learn(state, batch, schedule, key_update)
 
         episodes, ended = _episode_metrics(trajectory, state.episodes)
@@ -165,7 +165,7 @@ class Trainer:
             The batch, the value statistics after it, and the explained variance of the old values.
         """
         config, hp = self.config, state.hyperparams
-        groups = jnp.array(self.networks.sharing.trunk)
+        groups = jnp.array(self.networks.sharing.critic_groups)
         critics = groups[: self.networks.num_critics]
         mean, std = (x[:, None, None] for x in normalization.moments(state.value_norm, critics))
         real_value = trajectory.value * std + mean
@@ -181,17 +181,19 @@ class Trainer:
         advantage = gae(errors)
         target = advantage + real_value
         counted = trajectory.alive.astype(advantage.dtype)
+        valued = counted if config.mask_values else jnp.ones_like(counted)
         alive = as_steps(counted, config.num_envs)
         fit = explained_variance(real_value, target, alive)
         value_norm = state.value_norm
         if config.normalize_values:
-            value_norm = normalization.update(value_norm, target, alive, groups)
+            value_norm = normalization.update(value_norm, target, as_steps(valued, config.num_envs), groups)
             mean, std = (x[:, None, None] for x in normalization.moments(value_norm, critics))
 
         # From here on an advantage is the agent's own, whoever shares the critic.
         advantage = jnp.broadcast_to(advantage, alive.shape)
         errors = errors._replace(delta=jnp.broadcast_to(errors.delta, alive.shape))
         length = config.sequence_length
+        normalized = normalize_advantages(advantage, alive, self.algorithm.normalization)
         batch = Batch(
             obs=trajectory.obs,
             critic_inputs=trajectory.critic_inputs,
@@ -200,12 +202,13 @@ class Trainer:
             starts=as_sequences(trajectory.starts[None], length)[0],
             action=trajectory.action,
             log_prob=trajectory.log_prob,
-            advantage=as_sequences(normalize_advantages(advantage, alive), length),
+            advantage=as_sequences(normalized, length),
             value=as_sequences(trajectory.value, length),
             target=as_sequences((target - mean) / std, length),
             actor_hidden=trajectory.actor_hidden,
             critic_hidden=trajectory.critic_hidden,
-            errors=errors if self.algorithm.correction is not None else None,
+            errors=errors,
+            valued=None if config.mask_values else valued,
         )
         return batch, value_norm, fit
 
@@ -224,6 +227,7 @@ class Trainer:
             epochs=config.epochs,
             num_minibatches=config.num_minibatches,
             condition=CONDITIONS[config.condition],
+            critic_epochs=config.critic_epochs,
             head_lr_scale=config.head_lr_scale,
             dead_ratios=config.dead_ratios,
             block_size=self._block_size,
@@ -272,7 +276,16 @@ def make_train(config: Config | Mapping[str, Any], env: Any = None) -> Trainer:
     if not isinstance(config, Config):
         config = Config.from_dict(config)
     environment = make_env(config.env, config.env_kwargs) if env is None else make_env(env)
-    algorithm = make_algorithm(config.algorithm, config.selection, config.advantage_split)
+    algorithm = make_algorithm(
+        config.algorithm,
+        config.selection,
+        config.advantage_split,
+        config.agent_order,
+        config.trace,
+        normalization=config.advantage_normalization,
+        critics_once={None: None, "once": True, "stages": False}[config.critic_fit],
+        ratios=config.recorded_ratios,
+    )
     if algorithm.critics_see_state and environment.state_size == 0:
         raise ConfigError(
             f"env={environment.name!r} has no global state, which the critics of "
@@ -288,7 +301,13 @@ def make_train(config: Config | Mapping[str, Any], env: Any = None) -> Trainer:
     xla.warn_if_unprotected()
     networks = ActorCritic(
         sharing=make_sharing(
-            config.sharing, environment.agent_types, n, config.trunk_groups, config.head_groups
+            config.sharing,
+            environment.agent_types,
+            n,
+            config.trunk_groups,
+            config.head_groups,
+            config.critic_sharing,
+            config.critic_groups,
         ),
         obs_sizes=environment.obs_sizes,
         critic_sizes=(environment.state_size,) * n if algorithm.critics_see_state else environment.obs_sizes,

@@ -1,138 +1,32 @@
 """The second half of an iteration: the pipeline update, one ``lax.scan`` over the stages of a schedule.
 
 The whole family runs through ``run_stage`` in :func:`make_update`; what differs is the schedule
-(:mod:`fp3o_jax.schedules`). A stage's gradient steps are those of :func:`make_optimise`, whose losses are the
-method's; :func:`make_optimise_apart` runs them for a few agents at a time where no two share weights.
+(:mod:`fp3o_jax.schedules`). Critics learn nothing from the policies' steps and are fitted behind them. The
+gradient steps of both are those of :mod:`fp3o_jax.optimise`, on the losses of :func:`actors_of` and
+:func:`critics_of`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
 from jax import Array
 
 from fp3o_jax import losses, optimizer
-from fp3o_jax.advantages import TDErrors, normalize_advantages
+from fp3o_jax.advantages import TDErrors, gae, normalize_advantages
+from fp3o_jax.batch import Batch, Stage, draw_minibatches
 from fp3o_jax.config import Hyperparams
 from fp3o_jax.networks import ActorCritic, Distribution
+from fp3o_jax.optimise import Metrics, Part, Shares, make_optimise, make_optimise_apart
 from fp3o_jax.schedules import Algorithm, Schedule
-from fp3o_jax.sequences import as_sequences, as_steps, make_blocks, sum_over
-from fp3o_jax.sharing import Sharing, active_groups, sample_shares, take, weights_of, with_weights
-
-Metrics = dict[str, Array]
-#: Means over the samples that a gradient is taken of, from the actors and from the critics.
-ACTOR_METRICS = ("policy_loss", "entropy", "clip_fraction")
-CRITIC_METRICS = ("value_loss",)
-
-
-@struct.dataclass
-class Batch:
-    """What the update learns from: N sequences of L steps for each of n agents (L = 1 if feed-forward).
-
-    Attributes:
-        obs: [n, L, N, O], standardised, as the networks take it.
-        critic_inputs: [v, L, N, S], likewise, v = 1 or n.
-        action_mask: [n, L, N, A] bool, or None.
-        alive: [n, L, N] float, 1 where the sample counts.
-        starts: [L, N] bool, an episode begins with this step.
-        action: [n, L, N] int or [n, L, N, A].
-        log_prob: [n, L, N] log-probability of the action under the behaviour policy.
-        advantage: [n, L, N] normalised advantage.
-        value: [c, L, N] old value, in the units of the critic; c = 1 where agents share its values, else n.
-        target: [c, L, N] value target, in the critic's units.
-        actor_hidden: [n, N, H] recurrent state before each sequence; None if feed-forward.
-        critic_hidden: [c, N, H], likewise.
-        errors: [n, T, B] what the advantages were summed up from, for algorithms that do so anew in each
-            stage; else None.
-        log_weight: [n, L, N] log W, of what a stage multiplies the advantages by; None outside of stages.
-    """
-
-    obs: Array
-    critic_inputs: Array
-    action_mask: Array | None
-    alive: Array
-    starts: Array
-    action: Array
-    log_prob: Array
-    advantage: Array
-    value: Array
-    target: Array
-    actor_hidden: Array | None
-    critic_hidden: Array | None
-    errors: TDErrors | None = None
-    log_weight: Array | None = None
-
-    def of_agents(self, agents: Array | None) -> Batch:
-        """The rows of ``agents`` [P]; all if None."""
-        return self if agents is None else self.of_rows(lambda x: x[agents])
-
-    def of_rows(self, pick: Callable[[Array], Array]) -> Batch:
-        """``pick(array)`` of every array that has a row for each agent; without ``errors``."""
-        rows = self.replace(starts=None, errors=None)
-        # A single row is all agents'.
-        rows = jax.tree.map(lambda x: x if x.shape[0] == 1 else pick(x), rows)
-        return rows.replace(starts=self.starts)
-
-    def of_block(self, cut: Callable[[Array, int], Array]) -> Batch:
-        """``cut(array with rows on axis 0, its axis of sequences)`` of every array; without ``errors``."""
-        axes = Batch(
-            **dict.fromkeys(("obs", "critic_inputs", "alive", "action", "log_prob"), 2),
-            **dict.fromkeys(("advantage", "value", "target"), 2),
-            action_mask=None if self.action_mask is None else 2,
-            log_weight=None if self.log_weight is None else 2,
-            actor_hidden=None if self.actor_hidden is None else 1,
-            critic_hidden=None if self.critic_hidden is None else 1,
-            starts=None,
-        )
-        part = jax.tree.map(cut, self.replace(starts=None, errors=None), axes)
-        return part.replace(starts=cut(self.starts[None], 2)[0])
-
-
-class Shares(NamedTuple):
-    """What a sample contributes to sums over a minibatch.
-
-    Attributes:
-        loss: [P, L, M] to the loss; P = 1 for values that all agents share.
-        mean: [P, L, M] to a mean over all samples that count.
-    """
-
-    loss: Array
-    mean: Array
-
-
-class Stage(NamedTuple):
-    """One stage of a schedule, as the update runs it.
-
-    Attributes:
-        agents: [P] the agent of each row; None for all of them in order.
-        kept: [P] 1 where the pipeline runs.
-        weights: [P, n] bool, whose ratios weigh on the row.
-        clip: [P] factor on the clip range.
-    """
-
-    agents: Array | None
-    kept: Array
-    weights: Array
-    clip: Array
-
-
-class Minibatch(NamedTuple):
-    """Part of the samples of a stage.
-
-    Attributes:
-        index: [M] its sequences, or None for all of them.
-        counted: how many of its samples count, of all rows.
-    """
-
-    index: Array | None
-    counted: Array
+from fp3o_jax.sequences import as_sequences, as_steps, make_blocks
+from fp3o_jax.sharing import take
 
 
 def joint(weights: Array, log_ratio: Array) -> Array:
@@ -140,19 +34,6 @@ def joint(weights: Array, log_ratio: Array) -> Array:
     return jnp.einsum(
         "pn,nls->pls", weights.astype(log_ratio.dtype), log_ratio, precision=jax.lax.Precision.HIGHEST
     )
-
-
-def of_the_living(batch: Batch) -> Batch:
-    """Zeros in place of all that dead agents saw and did: a mask of the loss multiplies, and NaN times 0 is
-    NaN. What all agents have in common is there as long as one of them lives."""
-    alive = batch.alive > 0
-
-    def keep(x: Array) -> Array:
-        here = alive if x.shape[0] == alive.shape[0] else alive.any(0, keepdims=True)
-        return jnp.where(here.reshape(here.shape + (1,) * (x.ndim - 3)), x, jnp.zeros((), x.dtype))
-
-    names = ("obs", "critic_inputs", "action", "log_prob", "advantage", "value", "target")
-    return batch.replace(**{name: keep(getattr(batch, name)) for name in names})
 
 
 def log_ratios(
@@ -163,14 +44,26 @@ def log_ratios(
     block_size: int | None,
     dead_ratios: bool,
 ) -> Array:
-    """Of the policies to the behaviour policies, [P, L, N]; block by block."""
+    """Of the policies, ``params["actor"]``, to the behaviour policies, [P, L, N]; block by block."""
     blocks = make_blocks(batch.log_prob.shape, block_size)
 
     def block(i: Array) -> Array:
         part = batch.of_block(partial(blocks.cut, i))
-        return _log_ratio(networks, params["actor"], part, blocks.indices(i, agents), dead_ratios)[0]
+        return _log_ratio(networks, params, part, blocks.indices(i, agents), dead_ratios)[0]
 
     return blocks.joined(jax.lax.map(block, jnp.arange(blocks.count)))
+
+
+def ratios_of_stage(
+    ratios: Callable[..., Array], before: Any, after: Any, rows: Batch, agents: Array | None, num_envs: int
+) -> Array:
+    """Log-ratios of the policies after a stage to those before it, [P, L, N], as HARL has them.
+
+    Recurrent states are carried through the whole rollout, from its first on.
+    """
+    whole = rows.as_rollout(num_envs)
+    difference = ratios(after, whole, agents) - ratios(before, whole, agents)
+    return as_sequences(difference, rows.alive.shape[1])
 
 
 def _log_ratio(
@@ -187,31 +80,10 @@ def _log_ratio(
     return log_ratio if dead_ratios else jnp.where(batch.alive > 0, log_ratio, 0.0), distribution
 
 
-def make_optimise(
-    networks: ActorCritic,
-    algorithm: Algorithm,
-    *,
-    head_lr_scale: float | None,
-    transform: optax.GradientTransformation,
-    block_size: int | None,
-    dead_ratios: bool,
-) -> Callable[..., tuple[Any, Any, Array, Metrics]]:
-    """The function that runs all gradient steps of a stage. Its arguments are those of :func:`make_update`.
+def actors_of(networks: ActorCritic, algorithm: Algorithm, dead_ratios: bool) -> Part:
+    """The policies, and the loss of a stage's pipelines. Each row's parameters meet its own samples alone."""
 
-    Returns:
-        ``optimise(params, opt_state, rows, minibatches, stage, hyperparams, lr_fraction) ->
-        (params, opt_state, log_ratio, metrics)``. ``log_ratio`` [P, L, N] is that of the policies after the
-        stage to the behaviour policies; ``metrics`` hold, for each minibatch, what the rows add to
-        `ACTOR_METRICS`, `CRITIC_METRICS` and the sum of the components' gradient norms.
-    """
-
-    def policy_loss(
-        params: Any, part: Batch, shares: Shares, stage: Stage, hp: Hyperparams
-    ) -> tuple[Array, Array]:
-        """What these samples add to the loss of all pipelines of a stage, and to `ACTOR_METRICS`.
-
-        Each row's parameters meet its own samples alone.
-        """
+    def loss(params: Any, part: Batch, shares: Shares, stage: Stage, hp: Hyperparams) -> tuple[Array, Array]:
         log_ratio, distribution = _log_ratio(networks, params, part, stage.agents, dead_ratios)
         log_weight = part.log_weight
         if algorithm.live:
@@ -223,161 +95,35 @@ def make_optimise(
         loss = -((surrogate + hp.entropy_coef * entropy) * shares.loss).sum()
         return loss, jnp.stack([(x * shares.mean).sum() for x in (-surrogate, entropy, clipped)])
 
-    def value_loss(
-        params: Any, part: Batch, shares: Shares, stage: Stage, hp: Hyperparams
-    ) -> tuple[Array, Array]:
-        """The same of the critics' loss, and of `CRITIC_METRICS`."""
+    return Part(
+        "actor",
+        networks.sharing,
+        loss,
+        ("policy_loss", "entropy", "clip_fraction"),
+        old="log_prob",
+        # Agents whose weights are the others' ratios of the moment stay together.
+        together=algorithm.live,
+        apart=lambda agents: actors_of(networks.apart(agents), algorithm, dead_ratios),
+    )
+
+
+def critics_of(networks: ActorCritic) -> Part:
+    """The value functions and their loss."""
+
+    def loss(params: Any, part: Batch, shares: Shares, stage: Stage, hp: Hyperparams) -> tuple[Array, Array]:
         value, _ = networks.value(params, part.critic_inputs, part.critic_hidden, part.starts, stage.agents)
         error = losses.clipped_value_loss(value, part.value, part.target, hp.clip_eps, hp.huber_delta)
         return hp.value_coef * (error * shares.loss).sum(), (error * shares.mean).sum()[None]
 
-    def gradient(
-        params: Any, rows: Batch, minibatch: Minibatch, stage: Stage, hp: Hyperparams
-    ) -> tuple[Any, Metrics]:
-        """Of the objectives over a minibatch; block by block."""
-        agents, kept, index, sharing = stage.agents, stage.kept, minibatch.index, networks.sharing
-        alive = rows.alive if index is None else jnp.take(rows.alive, index, axis=2)
-        mean = alive * kept[:, None, None] / jnp.maximum(minibatch.counted, 1.0)
-
-        def shares_of(tied: Sharing) -> Shares:
-            return Shares(sample_shares(alive, kept, tied.component, sharing.pooled, agents), mean)
-
-        def total(
-            objective: Callable[..., tuple[Array, Array]],
-            params: Any,
-            shares: Shares,
-            names: tuple[str, ...],
-            whole: bool = False,
-        ) -> tuple[Any, Metrics]:
-            blocks = make_blocks(shares.loss.shape, block_size, whole)
-
-            def block(i: Array | int) -> tuple[Any, Array]:
-                part = rows.of_block(partial(blocks.cut, i, index=index))
-                mine = jax.tree.map(lambda x: blocks.cut(i, x, 2), shares)
-                own = jax.tree.map(partial(blocks.of_rows, i), stage._replace(agents=None))
-                own = own._replace(agents=blocks.indices(i, agents))
-                return jax.grad(objective, has_aux=True)(params, part, mine, own, hp)
-
-            zeros = jax.tree.map(jnp.zeros_like, params), jnp.zeros(len(names), alive.dtype)
-            grads, metrics = sum_over(block, blocks.count, zeros)
-            return grads, dict(zip(names, metrics, strict=True))
-
-        of_values = shares_of(sharing.critic)
-        if rows.value.shape[0] == 1:
-            # One value for all agents is computed once, and answers for all of them.
-            of_values = jax.tree.map(lambda x: x.sum(0, keepdims=True), of_values)
-        # Agents whose weights are the others' ratios of the moment stay together.
-        actor, actor_metrics = total(
-            policy_loss, params["actor"], shares_of(sharing), ACTOR_METRICS, whole=algorithm.live
-        )
-        critic, critic_metrics = total(value_loss, params["critic"], of_values, CRITIC_METRICS)
-        return {"actor": actor, "critic": critic}, actor_metrics | critic_metrics
-
-    def descend(
-        params: Any,
-        opt_state: Any,
-        grads: Any,
-        stage: Stage,
-        hp: Hyperparams,
-        lr_fraction: Array | float,
-    ) -> tuple[Any, Any, Metrics]:
-        """One gradient step of every group of parameters that a running pipeline owns."""
-        agents, kept, sharing = stage.agents, stage.kept, networks.sharing
-        head_scale = sharing.head_lr_scale(kept.shape[0]) if head_lr_scale is None else head_lr_scale
-        parts = {
-            "actor": (sharing, hp.actor_lr, head_scale),
-            "critic": (sharing.critic, hp.critic_lr, 1.0),
-        }
-        params, opt_state, norms = dict(params), dict(opt_state), {}
-        for name, (tied, rate, scale) in parts.items():
-            params[name], opt_state[name], norms[f"{name}_grad_norm"] = optimizer.step(
-                grads[name],
-                opt_state[name],
-                params[name],
-                sharing=tied,
-                learning_rate=rate * lr_fraction,
-                head_scale=scale,
-                max_grad_norm=hp.max_grad_norm,
-                active={p: active_groups(getattr(tied, p), kept, agents) for p in optimizer.PARTS},
-                transform=transform,
-            )
-        return params, opt_state, norms
-
-    def optimise(
-        params: Any,
-        opt_state: Any,
-        rows: Batch,
-        minibatches: Minibatch,
-        stage: Stage,
-        hp: Hyperparams,
-        lr_fraction: Array | float,
-    ) -> tuple[Any, Any, Array, Metrics]:
-        def one(carry: tuple[Any, Any], minibatch: Minibatch):
-            params, opt_state = carry
-            grads, metrics = gradient(params, rows, minibatch, stage, hp)
-            params, opt_state, norms = descend(params, opt_state, grads, stage, hp, lr_fraction)
-            return (params, opt_state), metrics | norms
-
-        (params, opt_state), metrics = jax.lax.scan(one, (params, opt_state), minibatches)
-        log_ratio = log_ratios(networks, params, rows, stage.agents, block_size, dead_ratios)
-        return params, opt_state, log_ratio, metrics
-
-    return optimise
-
-
-def make_optimise_apart(
-    networks: ActorCritic, make: Callable[[ActorCritic], Callable[..., Any]], block_size: int | None
-) -> Callable[..., tuple[Any, Any, Array, Metrics]]:
-    """As :func:`make_optimise`, for stages in which no two rows use the same weights.
-
-    Nothing that such a row does concerns another one. So a few of them at a time go through the whole stage,
-    as many as fill a block: samples and weights stay in the cache, and those of other agents are not touched.
-
-    Args:
-        networks: of all agents.
-        make: networks of some agents -> their ``optimise``.
-        block_size: samples of all rows that are taken at a time; None for all at once.
-    """
-
-    def optimise(
-        params: Any,
-        opt_state: Any,
-        rows: Batch,
-        minibatches: Minibatch,
-        stage: Stage,
-        hp: Hyperparams,
-        lr_fraction: Array | float,
-    ) -> tuple[Any, Any, Array, Metrics]:
-        num_rows, length, sequences = rows.alive.shape
-        if minibatches.index is not None:
-            sequences = minibatches.index.shape[1]
-        blocks = make_blocks((num_rows, length, sequences), block_size)
-        agents = jnp.arange(num_rows) if stage.agents is None else stage.agents
-        sharing = networks.sharing
-
-        def part(i: Array) -> tuple[Any, Any, Array, Metrics]:
-            own = partial(blocks.of_rows, i * blocks.pieces)
-            these = own(agents)
-            return make(networks.apart(these))(
-                weights_of(params, sharing, these),
-                weights_of(opt_state, sharing, these),
-                rows.of_rows(own),
-                minibatches,
-                jax.tree.map(own, stage._replace(agents=None)),
-                hp,
-                lr_fraction,
-            )
-
-        results = jax.lax.map(part, jnp.arange(blocks.parts))
-        weights, moments, log_ratio = jax.tree.map(lambda x: x.reshape((num_rows, *x.shape[2:])), results[:3])
-        return (
-            with_weights(params, sharing, agents, weights),
-            with_weights(opt_state, sharing, agents, moments),
-            log_ratio,
-            jax.tree.map(lambda x: x.sum(0), results[3]),
-        )
-
-    return optimise
+    return Part(
+        "critic",
+        networks.sharing.critic,
+        loss,
+        ("value_loss",),
+        old="value",
+        together=False,
+        apart=lambda agents: critics_of(networks.apart(agents)),
+    )
 
 
 def make_update(
@@ -387,6 +133,7 @@ def make_update(
     epochs: int,
     num_minibatches: int,
     condition: Callable[[Array, Array], Array],
+    critic_epochs: int | None = None,
     head_lr_scale: float | None = None,
     transform: optax.GradientTransformation = optimizer.ADAM,
     block_size: int | None = None,
@@ -400,6 +147,7 @@ def make_update(
         epochs: passes over the batch per stage.
         num_minibatches: parts of each pass.
         condition: decides which pipelines of a gated stage run (see ``schedules.CONDITIONS``).
+        critic_epochs: passes over the batch per fit of critics; ``epochs`` by default.
         head_lr_scale: factor on the heads' learning rate; by default what the sharing asks for.
         transform: makes a direction of the clipped gradient; Adam but for tests.
         block_size: samples, of all agents, that a gradient takes at a time; None for all at once. The blocks'
@@ -411,15 +159,15 @@ def make_update(
         (params, opt_state, metrics)``.
     """
     sharing = networks.sharing
-    make = partial(
-        make_optimise,
-        algorithm=algorithm,
-        head_lr_scale=head_lr_scale,
-        transform=transform,
-        block_size=block_size,
-        dead_ratios=dead_ratios,
-    )
-    together, apart = make(networks), make_optimise_apart(networks, make, block_size)
+    make = partial(make_optimise, head_lr_scale=head_lr_scale, transform=transform, block_size=block_size)
+
+    actors, critics = actors_of(networks, algorithm, dead_ratios), critics_of(networks)
+    ratios = partial(log_ratios, networks, block_size=block_size, dead_ratios=dead_ratios)
+
+    def optimiser(part: Part, num_rows: int) -> Callable[..., Any]:
+        if (num_rows == 1 or part.sharing.apart) and not part.together:
+            return make_optimise_apart(part, make, block_size)
+        return make(part)
 
     def update(
         params: Any,
@@ -430,17 +178,17 @@ def make_update(
         hp: Hyperparams,
         lr_fraction: Array | float = 1.0,
     ) -> tuple[Any, Any, Metrics]:
-        n, _, num_sequences = batch.log_prob.shape
+        n = batch.log_prob.shape[0]
         num_pipelines = schedule.owners.shape[1]
         chex.assert_shape(schedule.weights, (None, num_pipelines, n))
         if algorithm.live and num_pipelines != n:
             raise ValueError("live weights need stages that own every agent")
         if not dead_ratios:
-            batch = of_the_living(batch)
-        optimise = apart if (num_pipelines == 1 or sharing.apart) and not algorithm.live else together
+            batch = batch.of_the_living()
+        optimise_actors = optimiser(actors, num_pipelines)
 
-        def run_stage(carry: tuple[Any, Any, Array], inputs: tuple[Schedule, Array]):
-            params, opt_state, log_rho = carry
+        def run_stage(carry: tuple[Any, Any, Array, Array | None], inputs: tuple[Schedule, Array]):
+            params, opt_state, log_rho, corrected = carry
             (owners, weights, gated, scale, clip), key = inputs
             if num_pipelines == n:
                 # Every agent is owned: go through them in order, and nothing has to be gathered.
@@ -453,46 +201,59 @@ def make_update(
             # W_p = product of rho_q over the agents q in the pipeline's weights, a constant of the stage.
             log_weight = joint(weights, log_rho)
             if algorithm.correction is not None:
-                num_envs = batch.errors.decay.shape[1]
-                errors = TDErrors(take(batch.errors.delta, agents), batch.errors.decay)
-                advantage = algorithm.correction(errors, as_steps(log_weight, num_envs))
-                advantage = as_sequences(advantage, rows.alive.shape[1])
-                rows = rows.replace(advantage=normalize_advantages(advantage, rows.alive))
+                corrected, advantage = correct(algorithm, corrected, batch, agents, weights, log_weight, hp)
+                rows = rows.replace(advantage=advantage)
             rows = rows.replace(advantage=rows.advantage * scale[:, None, None], log_weight=log_weight)
             plain = jnp.exp(take(log_rho, agents)) * rows.alive * rows.advantage
             sums = (plain * jnp.exp(log_weight)).sum((1, 2)), plain.sum((1, 2))
             kept = jnp.where(gated, condition(*sums), True).astype(plain.dtype)
             stage = Stage(agents, kept, weights, clip)
 
-            index, counted = None, (rows.alive.sum((1, 2)) @ kept)[None].repeat(epochs)
-            if num_minibatches > 1:
-                orders = jax.vmap(lambda k: jax.random.permutation(k, num_sequences))(
-                    jax.random.split(key, epochs)
-                )
-                index = orders.reshape((epochs * num_minibatches, -1))
-                counted = (kept @ rows.alive.sum(1))[index].sum(1)
-            # The stage ends by recording the new ratios of the agents that it owned.
-            params, opt_state, log_ratio, metrics = optimise(
-                params, opt_state, rows, Minibatch(index, counted), stage, hp, lr_fraction
+            minibatches = draw_minibatches(key, rows.alive, kept, epochs, num_minibatches)
+            before = params
+            params, opt_state, metrics = optimise_actors(
+                params, opt_state, rows, minibatches, stage, hp, lr_fraction
             )
-            for name, tied in (("actor_grad_norm", sharing), ("critic_grad_norm", sharing.critic)):
-                running = active_groups(tied.component, kept, agents).sum()
-                metrics[name] = metrics[name] / jnp.maximum(running, 1.0)
+            # The stage ends by recording the new ratios of the agents that it owned.
+            if algorithm.ratios == "stage":
+                num_envs = batch.errors.decay.shape[1]
+                log_ratio = ratios_of_stage(ratios, before, params, rows, agents, num_envs)
+            else:
+                log_ratio = ratios(params, rows, agents)
             log_rho = log_ratio if agents is None else log_rho.at[agents].set(log_ratio)
             held = kept if agents is None else jnp.ones(n, kept.dtype).at[agents].set(kept)
-            return (params, opt_state, log_rho), (metrics, kept, held, jnp.stack(sums).sum(1))
+            return (params, opt_state, log_rho, corrected), (metrics, kept, held, jnp.stack(sums).sum(1))
+
+        def fit_critics(carry: tuple[Any, Any], inputs: tuple[Array, Array, Array]):
+            params, opt_state = carry
+            owners, kept, key = inputs
+            agents = owners if owners.shape[0] < n else None
+            rows = batch.replace(alive=batch.alive if batch.valued is None else batch.valued)
+            rows = rows.of_agents(agents)
+            minibatches = draw_minibatches(key, rows.alive, kept, critic_epochs or epochs, num_minibatches)
+            params, opt_state, metrics = optimiser(critics, owners.shape[0])(
+                params, opt_state, rows, minibatches, Stage(agents, kept), hp, lr_fraction
+            )
+            return (params, opt_state), metrics
 
         keys = jax.random.split(key, schedule.gated.shape[0])
-        carry = (params, opt_state, jnp.zeros_like(batch.log_prob))
-        (params, opt_state, log_rho), (metrics, kept, held, sums) = jax.lax.scan(
-            run_stage, carry, (schedule, keys)
-        )
-        if num_pipelines < n and not sharing.apart:
+        params, opt_state = dict(params), dict(opt_state)
+        corrected = None
+        if algorithm.correction is not None:
+            corrected = as_sequences(gae(batch.errors), batch.alive.shape[1])
+        carry = (params["actor"], opt_state["actor"], jnp.zeros_like(batch.log_prob), corrected)
+        carry, (metrics, kept, held, sums) = jax.lax.scan(run_stage, carry, (schedule, keys))
+        params["actor"], opt_state["actor"], log_rho, _ = carry
+        fits = (schedule.owners, kept, keys)
+        if algorithm.critics_once:
+            fits = (jnp.arange(n)[None], jnp.ones((1, n), kept.dtype), keys[:1])
+        carry, critic_metrics = jax.lax.scan(fit_critics, (params["critic"], opt_state["critic"]), fits)
+        params["critic"], opt_state["critic"] = carry
+
+        if (num_pipelines < n and not sharing.apart) or algorithm.ratios != "behaviour":
             # Shared parameters moved the policies of agents that were recorded earlier.
-            log_rho = log_ratios(networks, params, batch, None, block_size, dead_ratios)
-        # A stage that was skipped has nothing to report.
-        ran = jnp.broadcast_to(kept.max(1, keepdims=True), metrics["entropy"].shape)
-        metrics = {name: losses.masked_mean(value, ran) for name, value in metrics.items()}
+            log_rho = ratios(params["actor"], batch, None)
+        metrics = means("actor", metrics, kept) | means("critic", critic_metrics, fits[1])
         # Of the gated stages alone; without any, the condition counts as held.
         gates = schedule.gated.astype(kept.dtype)
         agents_held = jnp.where(gates.any(), gates @ held / jnp.maximum(gates.sum(), 1.0), 1.0)
@@ -505,6 +266,45 @@ def make_update(
         return params, opt_state, metrics
 
     return update
+
+
+def correct(
+    algorithm: Algorithm,
+    corrected: Array,
+    batch: Batch,
+    agents: Array | None,
+    weights: Array,
+    log_weight: Array,
+    hp: Hyperparams,
+) -> tuple[Array, Array]:
+    """A stage's advantages: those of its agents [P] anew under the policies of the agents before.
+
+    Returns:
+        The advantages [n, L, N] of all agents, each as in its latest stage, and the normalised ones [P, L, N]
+        of the stage's.
+    """
+    errors = TDErrors(take(batch.errors.delta, agents), batch.errors.decay)
+    anew = algorithm.correction(errors, as_steps(log_weight, errors.decay.shape[1]), hp.gae_lambda)
+    anew = as_sequences(anew, batch.alive.shape[1])
+    # Agents with nobody before them keep those of GAE.
+    anew = jnp.where(weights.any(1)[:, None, None], anew, take(corrected, agents))
+    corrected = anew if agents is None else corrected.at[agents].set(anew)
+    normalized = normalize_advantages(corrected, batch.alive, algorithm.normalization)
+    return corrected, take(jnp.where(batch.alive > 0, normalized, 0.0), agents)
+
+
+def means(part: str, metrics: Metrics, kept: Array) -> Metrics:
+    """Of metrics [S, steps], over the stages in which some pipeline was ``kept`` [S, P].
+
+    The others have nothing to report.
+    """
+    metrics = dict(metrics)
+    norms = metrics.pop("grad_norm") / jnp.maximum(metrics.pop("components"), 1.0)
+    ran = jnp.broadcast_to(kept.max(1, keepdims=True), norms.shape)
+    return {
+        name: losses.masked_mean(value, ran)
+        for name, value in {f"{part}_grad_norm": norms, **metrics}.items()
+    }
 
 
 def policy_change(log_ratio: Array, alive: Array) -> Metrics:
