@@ -174,4 +174,4 @@ def relative_advantage(advantages: Array, values: Array, alive: Array) -> Array:
     """
     axes = tuple(range(1, advantages.ndim))
     size = jnp.abs(advantages) / jnp.maximum(jnp.abs(values), 1e-8)
-    return (alive * size).sum(axes) / jnp.maximum(alive.sum(axes), 1.0)
+    return jnp.where(alive > 0, size, 0.0).sum(axes) / jnp.maximum(alive.sum(axes), 1.0)

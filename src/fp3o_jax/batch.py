@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 from jax import Array
 
@@ -72,8 +73,10 @@ class Batch:
         return rows.replace(starts=rows.starts[0], actor_hidden=hidden[0], critic_hidden=hidden[1])
 
     def of_the_living(self) -> Batch:
-        """Zeros in place of all that dead agents saw and did: a mask of the loss multiplies, and NaN times 0 is
-        NaN. What all agents have in common is there as long as one of them lives."""
+        """Zeros in place of all that dead agents saw and did: a mask multiplies, and NaN times 0 is NaN.
+
+        What all agents have in common is there as long as one of them lives.
+        """
 
         def keep(x: Array, counted: Array) -> Array:
             here = counted > 0
