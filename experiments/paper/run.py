@@ -206,10 +206,13 @@ class Fill:
             elif prepared.ready:
                 self.waiting.remove(pair)
                 self.rest = self.forecast(cell) or 0.0
-                told = functools.partial(self._progress, cell, claim)
-                future = self.runner.submit(train, prepared, told, self.options.until_update)
-                self.running = (prepared, claim, future)
+                self.running = (prepared, claim, self.runner.submit(self._run, prepared, claim))
                 return
+
+    def _run(self, prepared: Prepared, claim: Claim) -> None:
+        """In the runner's thread: from the first update to the file, whatever the main thread traces."""
+        told = functools.partial(self._progress, prepared.cell, claim)
+        self._store(prepared.cell, train(prepared, told, self.options.until_update))
 
     def _progress(self, cell: Cell, claim: Claim, chunks: int, spent: float, rest: float) -> None:
         """In the runner's thread, after each chunk."""
@@ -226,19 +229,17 @@ class Fill:
                 raise Abandoned(f"{rest:.0f} s to come do not fit the {self.left:.0f} s left")
 
     def _end(self) -> None:
-        """Stores what was measured."""
+        """Tells what became of a cell and lets go of it."""
         prepared, claim, future = self.running
         self.running, self.rest = None, 0.0
         cell = prepared.cell
         try:
-            measured = future.result()
+            future.result()
         except Abandoned as reason:
             self.log(f"{cell.name}: given up: {reason}")
         except Exception as error:  # one cell that does not fit the memory must not end the others
             self.failed.append(cell.name)
             self.log(f"{cell.name}: FAILED: {type(error).__name__}: {str(error)[:500]}")
-        else:
-            self._store(cell, measured)
         finally:
             claim.release()
 
