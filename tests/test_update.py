@@ -51,7 +51,8 @@ def test_the_joint_condition_is_the_papers_sum():
         batch = make_batch(params, nets, seed)
         new, _, _ = run("mappo", "none", batch=batch)
         log_prob = nets.policy(new["actor"], batch.obs, None, batch.actor_hidden, batch.starts)[0]
-        rho = np.exp(np.asarray(log_prob.log_prob(batch.action) - batch.log_prob, np.float64))
+        log_ratio = np.asarray(log_prob.log_prob(batch.action) - batch.log_prob, np.float64)
+        rho = np.exp(np.where(batch.alive > 0, log_ratio, 0.0))
         plain = corrected = 0.0
         for j in range(3):
             others = np.prod([rho[q] for q in range(3) if q != j], axis=0)
@@ -88,7 +89,6 @@ def test_with_one_agent_the_independent_step_is_ppo_and_the_weight_is_one():
 def test_dead_samples_do_not_matter(algorithm):
     batch = make_batch(start("partial")[0], networks("partial"))
     dead = batch.alive == 0
-    # Ratios of dead agents still count for the others, so their policies' samples stay.
     noisy = batch.replace(
         advantage=jnp.where(dead, 50.0, batch.advantage),
         value=jnp.where(dead, -70.0, batch.value),
@@ -128,7 +128,8 @@ def test_happo_is_one_agent_after_another():
         assert_same(jax.tree.map(lambda x, i=i: x[i : i + 1], ours), new)
         full = jax.tree.map(lambda x, y, i=i: x.at[i].set(y[0]), params, new)
         log_prob = nets.policy(full["actor"], batch.obs, None, batch.actor_hidden, batch.starts)[0]
-        weight = weight * jnp.exp(log_prob.log_prob(batch.action)[i] - batch.log_prob[i])
+        log_ratio = log_prob.log_prob(batch.action)[i] - batch.log_prob[i]
+        weight = weight * jnp.exp(jnp.where(batch.alive[i] > 0, log_ratio, 0.0))
 
 
 @pytest.mark.parametrize("sharing", SHARINGS)
