@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from finite import assert_array_equal
 from fp3o_jax import Config, ConfigError, load_policy, make_env, make_evaluate
 from fp3o_jax.cli import main
 from fp3o_jax.evaluation import record
@@ -122,7 +123,7 @@ def test_acting_needs_the_parameters_alone(named, surroundings, tmp_path):
         assert np.isfinite(row["episode_return"])
         assert row["episode_length"] == 1
         policy = load_policy(named, env=env)
-        jax.tree.map(np.testing.assert_array_equal, policy.params, weights)
+        jax.tree.map(assert_array_equal, policy.params, weights)
         obs = {a: jnp.ones(n) for a, n in zip(policy.agents, policy.architecture["obs_sizes"], strict=True)}
         actions, _ = policy.act(obs, jax.random.key(0), policy.initial_state())
         assert len(actions) == 2
@@ -153,7 +154,7 @@ def test_checkpoints_without_a_list_are_read_as_a_whole(named, monkeypatch):
 
     weights = load_policy(named).params
     monkeypatch.setattr(Checkpoints, "_restore", unlisted)
-    jax.tree.map(np.testing.assert_array_equal, load_policy(named).params, weights)
+    jax.tree.map(assert_array_equal, load_policy(named).params, weights)
     assert int(load_run(named)[1].num_updates[0]) == 2
     with pytest.raises(ConfigError, match="lists no parts"):
         load_policy(named, env=with_a_new_field(make_env("matrix/climbing")))

@@ -11,6 +11,7 @@ from flax import struct
 from jaxmarl.environments import spaces
 
 from brought_envs import STEPS, Aim, State, Toy
+from finite import assert_allclose, assert_array_equal
 from fp3o_jax import Config, ConfigError, check_env, make_env, make_train
 from fp3o_jax.envs.base import batch_reset, batch_step
 from fp3o_jax.networks import MASKED_LOGIT, Categorical
@@ -80,7 +81,7 @@ def test_hanabis_legal_moves_are_its_mask():
         env = make_env(hanabi)
     state, seen = env.reset(KEY)
     legal = hanabi.get_legal_moves(state)
-    np.testing.assert_array_equal(seen.action_mask, [legal[a] > 0 for a in env.agents])
+    assert_array_equal(seen.action_mask, [legal[a] > 0 for a in env.agents])
     assert not seen.action_mask.all()
 
 
@@ -94,10 +95,10 @@ def test_with_nothing_available_all_existing_actions_are():
     state, seen = batch_reset(env, keys)
     _, after, _ = batch_step(env, keys, state, jnp.zeros((2, 4), int), seen.alive)
     for observation in (seen, after):
-        np.testing.assert_array_equal(observation.action_mask[:, 0], [[1, 1, 1], [1, 1, 0]])
+        assert_array_equal(observation.action_mask[:, 0], [[1, 1, 1], [1, 1, 0]])
     logits = jnp.where(seen.action_mask, 0.0, MASKED_LOGIT)
     log_prob = Categorical(logits).log_prob(jnp.zeros((2, 4), int))
-    np.testing.assert_allclose(jnp.exp(log_prob[:, 0]), [1 / 3, 1 / 2], rtol=1e-6)
+    assert_allclose(jnp.exp(log_prob[:, 0]), [1 / 3, 1 / 2], rtol=1e-6)
 
 
 def test_a_global_state_made_of_observations_leaves_out_the_dead():
@@ -125,7 +126,7 @@ def test_a_global_state_made_of_observations_leaves_out_the_dead():
     for _ in range(STEPS):
         state, seen, outcome = step(state, jnp.zeros((2, 2), int), seen.alive)
         assert np.isfinite(seen.global_state).all()
-        np.testing.assert_array_equal(seen.global_state[:, :3], seen.obs[0])
+        assert_array_equal(seen.global_state[:, :3], seen.obs[0])
         assert (seen.global_state[:, 3:] == 0).all()
     assert outcome.done.all()
     assert check_env(env, steps=6).notes == ()
@@ -165,12 +166,12 @@ def test_a_wrappers_step_is_what_is_stepped(baselines, wrapped):
         "twice": lambda: (shift(shift(Toy())), 2),
     }[wrapped]()
     (first, steps), (plain_first, plain) = follow(make_env(inner)), follow(make_env(Toy()))
-    np.testing.assert_allclose(first.obs, plain_first.obs + 100.0 * times)
+    assert_allclose(first.obs, plain_first.obs + 100.0 * times)
     assert np.isfinite(first.obs).all()
     for (seen, outcome), (plain_seen, plain_outcome) in zip(steps, plain, strict=True):
         # The last one as well: what ends an episode is not hidden by the next one's beginning.
-        np.testing.assert_allclose(seen.obs, plain_seen.obs + 100.0 * times)
-        np.testing.assert_array_equal(seen.global_state, plain_seen.global_state)
+        assert_allclose(seen.obs, plain_seen.obs + 100.0 * times)
+        assert_array_equal(seen.global_state, plain_seen.global_state)
         assert float(outcome.reward) == 1000.0**times * float(plain_outcome.reward)
         assert bool(outcome.done) == bool(plain_outcome.done)
     assert bool(steps[-1][1].done)
@@ -269,7 +270,7 @@ def test_jaxmarls_own_wrappers(baselines):
     by_name = make_env("mpe/simple_spread")
     assert (mpe.state_size, mpe.truncates, mpe.time_limit) == (3 * by_name.state_size, True, 25)
     _, seen = mpe.reset(KEY)
-    np.testing.assert_array_equal(seen.global_state.reshape(3, -1), [np.concatenate(seen.obs)] * 3)
+    assert_array_equal(seen.global_state.reshape(3, -1), [np.concatenate(seen.obs)] * 3)
     assert jax.eval_shape(mpe.step, KEY, *mpe.reset(KEY)[:1], jnp.zeros(3, int))[1].global_state.shape == (
         mpe.state_size,
     )
@@ -327,7 +328,7 @@ def test_mabrax_objects_are_as_by_name():
     for _ in range(2):
         state, seen, outcome = step(KEY, state, action)
         results.append((seen, outcome))
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5), results, expected)
+    jax.tree.map(lambda x, y: assert_allclose(x, y, rtol=1e-5, atol=1e-5), results, expected)
     assert np.abs(results[-1][0].global_state - results[0][0].global_state).max() > 0.01
     assert (ours.obs_sizes, ours.time_limit, ours.html is None) == (by_name.obs_sizes, 2, False)
     assert made.auto_reset  # the object itself is left as it was
@@ -346,7 +347,7 @@ def test_bounds_of_minus_one_and_one_change_nothing():
 
     draws = np.concatenate([np.random.default_rng(0).normal(size=1000), [1e-9, 1.0, -1.0]]).astype(np.float32)
     mapped = to_bounds(draws[:, None], (-1.0,), (1.0,))
-    np.testing.assert_array_equal(mapped, np.clip(draws, -1.0, 1.0)[:, None])
+    assert_array_equal(mapped, np.clip(draws, -1.0, 1.0)[:, None])
 
 
 def test_bounds_on_one_side_or_none():
@@ -355,9 +356,7 @@ def test_bounds_on_one_side_or_none():
     inf = float("inf")
     draws = jnp.array([[-3.0, -3.0, -3.0, -3.0], [0.5, 0.5, 0.5, 0.5], [3.0, 3.0, 3.0, 3.0]])
     mapped = to_bounds(draws, (0.0, -inf, 0.0, -inf), (1000.0, inf, inf, -0.5))
-    np.testing.assert_allclose(
-        mapped, [[0.0, -3.0, 0.0, -3.0], [750.0, 0.5, 0.5, -0.5], [1000.0, 3.0, 3.0, -0.5]]
-    )
+    assert_allclose(mapped, [[0.0, -3.0, 0.0, -3.0], [750.0, 0.5, 0.5, -0.5], [1000.0, 3.0, 3.0, -0.5]])
     with pytest.warns(UserWarning, match="agent_0 have no bounds"):
         env = make_env(Aim(-jnp.inf, jnp.inf, 0.0))
     assert env.action_low == ((-inf,),)
@@ -373,7 +372,7 @@ def test_actions_reach_their_bounds(bounds):
     env = make_env(Aim(low, high, high))
     state, _ = env.reset(KEY)
     rewards = [float(env.step(KEY, state, jnp.full((1, 1), x))[2].reward) for x in (-1.0, 0.0, 1.0, 5.0)]
-    np.testing.assert_allclose(rewards, [low - high, (low - high) / 2, 0.0, 0.0], rtol=1e-6)
+    assert_allclose(rewards, [low - high, (low - high) / 2, 0.0, 0.0], rtol=1e-6)
 
 
 def test_an_exported_policy_acts_within_the_bounds(tmp_path):
@@ -388,14 +387,12 @@ def test_an_exported_policy_acts_within_the_bounds(tmp_path):
     action, _ = policy.act(obs, None, policy.initial_state())
     assert 500.0 < float(action["agent_0"][0]) < 700.0  # the mean is about 0: the middle
     loaded = load_policy(policy.save(tmp_path / "new"))
-    np.testing.assert_array_equal(
-        loaded.act(obs, None, policy.initial_state())[0]["agent_0"], action["agent_0"]
-    )
+    assert_array_equal(loaded.act(obs, None, policy.initial_state())[0]["agent_0"], action["agent_0"])
 
     old = {k: v for k, v in policy.architecture.items() if not k.startswith("action_l")}
     old = {k: v for k, v in old.items() if not k.startswith("action_h")}
     raw, _ = Policy(old, params).act(obs, None, policy.initial_state())
-    np.testing.assert_allclose(600.0 + 400.0 * raw["agent_0"], action["agent_0"], rtol=1e-5)
+    assert_allclose(600.0 + 400.0 * raw["agent_0"], action["agent_0"], rtol=1e-5)
 
     folder = Policy(architecture(free), params).save(tmp_path / "free")
     assert json.loads((folder / "policy.json").read_text())["action_high"] == [[None]]
@@ -575,7 +572,7 @@ def test_shapes_of_one_and_flags_as_numbers():
             )
         )
     )
-    jax.tree.map(np.testing.assert_array_equal, follow(env), follow(plain))
+    jax.tree.map(assert_array_equal, follow(env), follow(plain))
 
 
 def test_images_are_flattened_and_no_world_state_is_said():
@@ -591,7 +588,7 @@ def test_images_are_flattened_and_no_world_state_is_said():
     assert any("'Picture' has neither obs['world_state']" in str(w.message) for w in said)
     assert (env.obs_sizes, env.state_size) == ((12, 12), 24)
     _, seen = env.reset(KEY)
-    np.testing.assert_array_equal(seen.global_state, seen.obs.ravel())
+    assert_array_equal(seen.global_state, seen.obs.ravel())
 
 
 OWN = {

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from finite import assert_array_equal
 from fp3o_jax import make_train
 from fp3o_jax.advantages import normalize_advantages
 from fp3o_jax.losses import explained_variance, masked_mean
@@ -59,7 +60,7 @@ def test_an_update_does_not_depend_on_the_dead(algorithm, seed, fill):
     ours = updated(algorithm)(batch)
     for leaf in jax.tree.leaves(ours):
         assert np.isfinite(leaf).all()
-    jax.tree.map(np.testing.assert_array_equal, ours, updated(algorithm)(with_dead(batch, seed, fill)))
+    jax.tree.map(assert_array_equal, ours, updated(algorithm)(with_dead(batch, seed, fill)))
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS[1:])
@@ -92,7 +93,7 @@ def test_statistics_are_those_of_the_living(seed):
 
     ours = statistics(*poisoned)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(ours))
-    jax.tree.map(np.testing.assert_array_equal, ours, statistics(*plain))
+    jax.tree.map(assert_array_equal, ours, statistics(*plain))
 
 
 @pytest.mark.parametrize(
@@ -116,4 +117,4 @@ def test_a_run_does_not_depend_on_what_the_dead_see(settings):
     for name in ("entropy", "joint_kl", "value_loss", "policy_loss"):
         assert np.isfinite(ours[2][name]).all()
     for fill in (1.0, jnp.nan, 1e30):
-        jax.tree.map(np.testing.assert_array_equal, ours, run(jnp.asarray(fill)))
+        jax.tree.map(assert_array_equal, ours, run(jnp.asarray(fill)))

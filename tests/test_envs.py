@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from finite import assert_array_equal
 from fp3o_jax import Config, ConfigError, make_env, make_train
 from fp3o_jax.envs import available, jaxmarl
 from fp3o_jax.envs.base import batch_reset, batch_step
@@ -109,7 +110,7 @@ def test_mpe_ends_by_its_limit_and_shares_one_reward():
     outcomes, seen = play(env, 2, 26, lambda s: jnp.zeros((3, 2), jnp.int32))
     assert [bool(o.truncated.all()) for o in outcomes] == [False] * 25 + [True]
     assert outcomes[0].reward.shape == (2,)
-    np.testing.assert_array_equal(seen[0].global_state[0], seen[0].obs[:, 0].ravel())
+    assert_array_equal(seen[0].global_state[0], seen[0].obs[:, 0].ravel())
 
 
 def test_agents_that_differ_are_padded():
@@ -117,7 +118,7 @@ def test_agents_that_differ_are_padded():
     assert (env.obs_sizes, env.action_sizes) == ((3, 11), (3, 5))
     _, seen = env.reset(jax.random.key(0))
     assert (seen.obs[0, 3:] == 0).all()
-    np.testing.assert_array_equal(seen.action_mask, [[1, 1, 1, 0, 0], [1] * 5])
+    assert_array_equal(seen.action_mask, [[1, 1, 1, 0, 0], [1] * 5])
     assert env.agent_types[0] != env.agent_types[1]
 
 

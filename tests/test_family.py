@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from family_files import FILES, FamilyRecord
+from finite import assert_allclose
 from fp3o_jax import optimizer
 from fp3o_jax.advantages import TRACES, gae, normalize_advantages, relative_advantage
 from fp3o_jax.schedules import semi_greedy_order
@@ -85,7 +86,7 @@ def test_gradient_norms(record):
     for part in ("actor", "critic"):
         infos = [x for x in record.data if x.startswith("float64") and x.endswith(f"info/{part}_grad_norm")]
         theirs = np.mean([np.mean(record.data[x]) for x in infos])
-        np.testing.assert_allclose(metrics[f"{part}_grad_norm"], theirs, rtol=1e-5, err_msg=part)
+        assert_allclose(metrics[f"{part}_grad_norm"], theirs, rtol=1e-5, err_msg=part)
 
 
 def test_advantages_before_the_first_stage(record):
@@ -95,7 +96,7 @@ def test_advantages_before_the_first_stage(record):
     with jax.enable_x64(True):
         batch = record.batch()
         targets = np.broadcast_to(batch.target, batch.alive.shape)
-        np.testing.assert_allclose(
+        assert_allclose(
             targets, as_sequences(returns, record.length), rtol=1e-5, atol=1e-5 * np.abs(returns).max()
         )
         if record.name == "a2po":
@@ -105,7 +106,7 @@ def test_advantages_before_the_first_stage(record):
             name = "float64/advantages" if record.name == "happo" else "float64/stage0/advantages"
             ours, theirs = batch.advantage, record.log_probs(name)
         theirs = as_sequences(theirs, record.length)
-        np.testing.assert_allclose(ours, theirs if ours.ndim == 3 else theirs[0], rtol=1e-5, atol=1e-5)
+        assert_allclose(ours, theirs if ours.ndim == 3 else theirs[0], rtol=1e-5, atol=1e-5)
 
 
 @of_a2po
@@ -126,11 +127,11 @@ def test_traces(path):
                 own = errors._replace(delta=errors.delta[agent][None])
                 latest[agent] = trace(own, jnp.log(ratio), record.meta["lam"])[0]
             returns = record.data[f"float64/stage{stage}/weighted_returns"][:steps]
-            np.testing.assert_allclose(latest[agent] + values[agent], returns, rtol=1e-5, atol=1e-5)
+            assert_allclose(latest[agent] + values[agent], returns, rtol=1e-5, atol=1e-5)
             ours = normalize_advantages(latest, alive, "joint")[agent]
             theirs = record.data[f"float64/stage{stage}/advantages"]
-            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(
+            assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+    assert_allclose(
         record.schedule.clip[:, 0] * record.meta["clip"],
         [record.data[f"stage{k}/clip"] for k in range(record.n)],
         rtol=1e-6,

@@ -3,11 +3,11 @@
 import io
 import json
 
-import numpy as np
 import pytest
 from rich.console import Console
 
 from fake_runs import write_run
+from finite import assert_allclose
 from fp3o_jax.cli import main
 from fp3o_jax.config import ConfigError
 from fp3o_jax.runs.figures import plot_runs
@@ -147,7 +147,7 @@ def test_smoothing_is_a_trailing_mean_of_each_seed(tmp_path):
     run = read_run(write_run(tmp_path / "a", {0: [None, 1, 2, 6], 1: [4, 5, None, 7]}))
     steps, values = curve([run], "win_rate", smooth=2)
     assert steps.tolist() == [200, 300, 400]
-    np.testing.assert_allclose(values, [[1, 1.5, 4], [4.5, 5, 7]])
+    assert_allclose(values, [[1, 1.5, 4], [4.5, 5, 7]])
 
 
 def test_methods_are_told_apart_by_what_differs(tmp_path):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import numpy_networks
+from finite import assert_allclose
 from fp3o_jax import losses, optimizer
 from fp3o_jax.networks import Normed
 from fp3o_jax.schedules import CONDITIONS, make_algorithm
@@ -102,15 +103,15 @@ def test_outputs_at_initial_weights(golden):
     values, _ = golden.networks.value(
         params["critic"], batch.critic_inputs, batch.critic_hidden, batch.starts
     )
-    np.testing.assert_allclose(log_probs, _sequences(golden, "logp_old"), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(values, batch.value, rtol=1e-5, atol=1e-5)
+    assert_allclose(log_probs, _sequences(golden, "logp_old"), rtol=1e-5, atol=1e-6)
+    assert_allclose(values, batch.value, rtol=1e-5, atol=1e-5)
 
     ours = log_probs, distribution.entropy(), values
     of = golden.prefixes("init")
     expected = zip(*(numpy_networks.forward(golden.data, *of(i), i) for i in range(golden.n)), strict=True)
     for x, y in zip(ours, expected, strict=True):
         y = as_sequences(np.stack(y), golden.length)
-        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5 * np.abs(y).max())
+        assert_allclose(x, y, rtol=1e-5, atol=1e-5 * np.abs(y).max())
 
 
 def test_averages_over_the_independent_step(golden):
@@ -150,7 +151,7 @@ def test_averages_over_the_independent_step(golden):
             ours["policy_loss"] -= hp.entropy_coef * ours["dist_entropy"]
         for name in ours:
             theirs = golden.data[f"stage0/info{i}/{name}"]
-            np.testing.assert_allclose(ours[name], theirs, rtol=2e-5, atol=1e-6, err_msg=name)
+            assert_allclose(ours[name], theirs, rtol=2e-5, atol=1e-6, err_msg=name)
 
 
 def test_gradient_norms(golden):
@@ -158,21 +159,21 @@ def test_gradient_norms(golden):
     for part in ("actor", "critic"):
         name = f"{part}_grad_norm"
         theirs = [golden.data[f"stage{s}/info{i}/{name}"] for s in (0, 1) for i in range(golden.n)]
-        np.testing.assert_allclose(metrics[name], np.mean(theirs), rtol=2e-5)
+        assert_allclose(metrics[name], np.mean(theirs), rtol=2e-5)
 
 
 def test_gae_targets(golden):
     returns = golden.agents("returns")[:, :-1, :, 0]
     values = golden.agents("value_preds")[:, :-1, :, 0]
-    np.testing.assert_allclose(golden.advantages() + values, returns, rtol=1e-5, atol=1e-5)
+    assert_allclose(golden.advantages() + values, returns, rtol=1e-5, atol=1e-5)
 
 
 def test_ratios_after_independent_step(golden):
     params = _updated(golden, 0)
     log_ratio = _log_probs(golden, params)[0] - golden.batch().log_prob
-    np.testing.assert_allclose(jnp.exp(log_ratio), _sequences(golden, "stage0/ratio"), rtol=1e-4)
+    assert_allclose(jnp.exp(log_ratio), _sequences(golden, "stage0/ratio"), rtol=1e-4)
     joint = as_sequences(jnp.asarray(golden.data["stage0/joint_ratio"][..., 0][None]), golden.length)
-    np.testing.assert_allclose(jnp.exp(log_ratio.sum(0)), joint[0], rtol=1e-4)
+    assert_allclose(jnp.exp(log_ratio.sum(0)), joint[0], rtol=1e-4)
 
 
 def test_the_sums_of_the_condition(golden):
@@ -189,7 +190,7 @@ def test_the_sums_of_the_condition(golden):
         a = m * (a - living.mean()) / (living.std() + 1e-5)
         sums += [(a * joint_ratio).sum(), (a * rho).sum()]
         size += np.abs(a * rho).sum()
-    np.testing.assert_allclose(metrics["condition_sums"], sums, rtol=0, atol=1e-5 * size)
+    assert_allclose(metrics["condition_sums"], sums, rtol=0, atol=1e-5 * size)
     went_on = (golden.data["stage1/logp"] != golden.data["stage0/logp"]).any()
     assert metrics["condition_held"] == went_on == (sums[0] + 1e-5 >= sums[1])
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from finite import assert_allclose, assert_array_equal
 from fp3o_jax import Config, ConfigError, load_policy, make_evaluate, make_train
 from fp3o_jax.envs import Environment, Observation, Outcome
 from fp3o_jax.inputs import CLIP, measure, merge, nothing_seen, standardize
@@ -118,7 +119,7 @@ def test_what_can_be_told_apart(kind):
         assert states[0].shape == (1, 1, 6)
         assert (np.abs(states[0] - states[1]) > 0.5).all() == (kind != "layer")
     if kind == "none":
-        np.testing.assert_array_equal(nets.standardize_obs(None, obs)[1], obs[1])
+        assert_array_equal(nets.standardize_obs(None, obs)[1], obs[1])
     if kind == "running":
         far = nets.standardize_obs(nets.with_seen(params, seen)["actor"], jnp.full((4, 1, 5), -1e6))
         assert set(np.unique(far)) == {-CLIP, 0.0}
@@ -128,7 +129,7 @@ def test_an_agent_that_sees_nothing():
     """Padded to its fellows' features, all of which it lacks."""
     mask = np.array([[0.0, 0.0], [1.0, 1.0]])[:, None]
     out = standardize(jnp.array([[[7.0, 7.0]], [[1.0, 2.0]]]), mask)
-    np.testing.assert_allclose(out[:, 0], [[0, 0], [-1, 1]], atol=1e-4)
+    assert_allclose(out[:, 0], [[0, 0], [-1, 1]], atol=1e-4)
 
 
 @pytest.mark.parametrize(("offset", "scale"), [(0.0, 1.0), (1e4, 1.0), (-3e5, 50.0), (0.0, 1e-3), (7.0, 0.0)])
@@ -191,11 +192,11 @@ def check(stats, values, offset):
     """Against NumPy's moments of ``values`` [N, ...]; as exact as float32 holds a mean of this size."""
     resolution = 2e-7 * abs(offset)
     assert np.isfinite(jax.tree.leaves(stats)).all()
-    np.testing.assert_array_equal(stats["count"], len(values))
+    assert_array_equal(stats["count"], len(values))
     if len(values):
-        np.testing.assert_allclose(stats["mean"], values.mean(0), rtol=1e-5, atol=1e-6 + resolution)
+        assert_allclose(stats["mean"], values.mean(0), rtol=1e-5, atol=1e-6 + resolution)
         off = resolution * values.std(0).max() + resolution**2
-        np.testing.assert_allclose(stats["variance"], values.var(0), rtol=1e-4, atol=1e-9 + off)
+        assert_allclose(stats["variance"], values.var(0), rtol=1e-4, atol=1e-9 + off)
 
 
 def test_many_batches_lose_nothing():
@@ -208,8 +209,8 @@ def test_many_batches_lose_nothing():
 
     stats, _ = quick(lambda x: jax.lax.scan(step, nothing_seen(1, 1), x))(x)
     values = np.float64(x)
-    np.testing.assert_allclose(stats["mean"], values.mean(), atol=5e-3)
-    np.testing.assert_allclose(stats["variance"], values.var(), rtol=2e-3)
+    assert_allclose(stats["mean"], values.mean(), atol=5e-3)
+    assert_allclose(stats["variance"], values.var(), rtol=2e-3)
 
 
 def uneven():
@@ -288,14 +289,14 @@ def test_an_iteration_counts_what_the_living_saw_and_does_not_use_it_yet(trained
             raw = np.float64(x)[:, :size] * std + old["mean"][i, :size]
             assert np.abs(x).max() < CLIP
             count = old["count"][i, :size] + len(raw)
-            np.testing.assert_array_equal(new["count"][i, :size], count)
+            assert_array_equal(new["count"][i, :size], count)
             mean = (old["mean"][i, :size] * old["count"][i, :size] + raw.sum(0)) / count
-            np.testing.assert_allclose(new["mean"][i, :size], mean, rtol=1e-4)
+            assert_allclose(new["mean"][i, :size], mean, rtol=1e-4)
             square = old["count"][i, :size] * np.float64(
                 old["variance"][i, :size] + old["mean"][i, :size] ** 2
             )
             variance = (square + (raw**2).sum(0)) / count - mean**2
-            np.testing.assert_allclose(new["variance"][i, :size], variance, rtol=1e-2)
+            assert_allclose(new["variance"][i, :size], variance, rtol=1e-2)
 
 
 def test_ratios_are_one_where_nothing_is_learned(trained):
@@ -318,8 +319,8 @@ def test_evaluation_uses_them_and_leaves_them_alone(trained):
     play = quick(make_evaluate(train, 32, greedy=False))
     key, held = jax.random.key(3), copy.deepcopy(params)
     first, second = (jax.device_get(play(params, key)) for _ in range(2))
-    jax.tree.map(np.testing.assert_array_equal, params, held)
-    jax.tree.map(np.testing.assert_array_equal, first, second)
+    jax.tree.map(assert_array_equal, params, held)
+    jax.tree.map(assert_array_equal, first, second)
     assert np.isfinite(first["episode_return"]).all()
     params["actor"]["normalizer"]["mean"] = params["actor"]["normalizer"]["mean"] + 3.0
     assert not np.array_equal(play(params, key)["episode_return"], first["episode_return"])
@@ -337,7 +338,7 @@ def test_a_checkpoint_holds_them_and_training_goes_on_to_the_bit(trained, tmp_pa
     assert (restored.params["actor"]["normalizer"]["count"] > 0).any()
     after, _ = update(restored)
     for mine, theirs in zip(jax.tree.leaves(after.params), jax.tree.leaves(states[2].params), strict=True):
-        np.testing.assert_array_equal(mine, theirs)
+        assert_array_equal(mine, theirs)
 
 
 def test_an_exported_policy_acts_as_in_training(trained, tmp_path):
@@ -346,11 +347,11 @@ def test_an_exported_policy_acts_as_in_training(trained, tmp_path):
     ours = Policy(architecture(train), actor)
     theirs = load_policy(ours.save(tmp_path))
     assert json.loads((tmp_path / "policy.json").read_text())["normalize_obs"] == "running"
-    jax.tree.map(np.testing.assert_array_equal, ours.params, theirs.params)
+    jax.tree.map(assert_array_equal, ours.params, theirs.params)
     obs = {"a": jnp.array([49.0, 53.0, 47.0]), "b": jnp.array([0.7])}
     keys = jax.random.split(jax.random.key(0), 100)
     acts = [jax.vmap(lambda k, p=p: p.act(obs, k, p.initial_state())[0])(keys) for p in (ours, theirs)]
-    jax.tree.map(np.testing.assert_array_equal, *acts)
+    jax.tree.map(assert_array_equal, *acts)
 
     stacked = jnp.stack([obs["a"], jnp.pad(obs["b"], (0, 2))])[:, None, None]
     x = train.networks.standardize_obs(actor, stacked)
@@ -360,7 +361,7 @@ def test_an_exported_policy_acts_as_in_training(trained, tmp_path):
     )
     sampled = jax.vmap(distribution.sample)(keys)[:, :, 0, 0]
     for i, agent in enumerate(("a", "b")):
-        np.testing.assert_array_equal(acts[0][agent], sampled[:, i])
+        assert_array_equal(acts[0][agent], sampled[:, i])
 
 
 @pytest.mark.parametrize(

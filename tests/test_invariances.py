@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from finite import assert_allclose
 from fp3o_jax.advantages import TDErrors
 from fp3o_jax.schedules import make_algorithm
 from update_helpers import (
@@ -84,7 +85,7 @@ def test_relabelling_the_agents_permutes_the_result(algorithm, sharing, seed, or
     same(rename(a), b)
     for name in metrics:
         x = metrics[name][back] if name in ("agent_kl", "agent_condition_held") else metrics[name]
-        np.testing.assert_allclose(x, metrics_too[name], rtol=1e-7, atol=1e-9, err_msg=name)
+        assert_allclose(x, metrics_too[name], rtol=1e-7, atol=1e-9, err_msg=name)
 
 
 def of_envs(batch, envs):
@@ -178,7 +179,7 @@ def test_padding_changes_nothing(algorithm, sharing, seed):
     b, wide_metrics = update(algorithm, wide, wide_batch, wide_schedule, wide_params)
     same(a, jax.tree.map(lambda x, y: y[corner(x)], a, b))
     for name in ("entropy", "policy_loss", "value_loss", "joint_kl", "condition_sums"):
-        np.testing.assert_allclose(metrics[name], wide_metrics[name], rtol=1e-7, atol=1e-9, err_msg=name)
+        assert_allclose(metrics[name], wide_metrics[name], rtol=1e-7, atol=1e-9, err_msg=name)
 
 
 def equal_agents(batch):

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from finite import assert_allclose, assert_array_equal
 from fp3o_jax import losses, normalization
 from fp3o_jax.advantages import (
     TRACES,
@@ -46,14 +47,14 @@ def test_gae(seed):
     inputs = (rewards, values, following, terminated, done, 0.97, 0.9)
     expected = gae_numpy(*inputs)
     ours = gae(td_errors(*(jnp.asarray(x) for x in inputs)))
-    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
+    assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_gae_with_lambda_one_is_the_return():
     rewards, zeros = np.ones((5, 1)), np.zeros((1, 5, 1))
     done = np.array([0, 0, 0, 0, 1], bool)[:, None]
     ours = gae(td_errors(*map(jnp.asarray, (rewards, zeros, zeros, done, done)), 0.5, 1.0))
-    np.testing.assert_allclose(ours[0, :, 0], [1.9375, 1.875, 1.75, 1.5, 1.0])
+    assert_allclose(ours[0, :, 0], [1.9375, 1.875, 1.75, 1.5, 1.0])
 
 
 @given(seeds)
@@ -73,9 +74,9 @@ def test_preceding_agent_correction(seed):
             np.prod([decay[t + j - 1, b] * weight[i, t + j, b] for j in range(1, k + 1)]) * delta[i, t + k, b]
             for k in range(steps - t)
         )
-        np.testing.assert_allclose(ours[i, t, b], expected, rtol=1e-4, atol=1e-5)
+        assert_allclose(ours[i, t, b], expected, rtol=1e-4, atol=1e-5)
     plain = TDErrors(jnp.asarray(delta), jnp.asarray(decay))
-    np.testing.assert_array_equal(preceding_agent_correction(plain, jnp.zeros(delta.shape)), gae(plain))
+    assert_array_equal(preceding_agent_correction(plain, jnp.zeros(delta.shape)), gae(plain))
 
 
 @given(seeds)
@@ -91,7 +92,7 @@ def test_advantages_are_normalised_per_agent_over_the_living(seed):
         if alive[i].any():
             living = advantages[i][alive[i]]
             expected = (advantages[i] - living.mean()) / (living.std() + 1e-5)
-            np.testing.assert_allclose(ours[i], expected, rtol=1e-4, atol=1e-4)
+            assert_allclose(ours[i], expected, rtol=1e-4, atol=1e-4)
     assert (ours[2] == 0).all()
 
 
@@ -103,7 +104,7 @@ def test_clipped_surrogate(seed):
     ratio = np.exp(log_ratio)
     expected = np.minimum(ratio * advantage, np.clip(ratio, 0.8, 1.2) * advantage)
     ours = losses.clipped_surrogate(jnp.asarray(log_ratio), jnp.asarray(advantage), 0.2)
-    np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
+    assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
 
 
 @given(seeds)
@@ -115,11 +116,11 @@ def test_weighted_surrogates(seed):
     ratio, weight = np.exp(log_ratio), np.exp(log_weight)
     inputs = [jnp.asarray(x) for x in (log_ratio, log_weight, advantage)]
     outside = np.minimum(ratio * weight * advantage, np.clip(ratio, 0.8, 1.2) * weight * advantage)
-    np.testing.assert_allclose(losses.weighted_surrogate(*inputs, 0.2, 0.1), outside, rtol=1e-5, atol=1e-6)
+    assert_allclose(losses.weighted_surrogate(*inputs, 0.2, 0.1), outside, rtol=1e-5, atol=1e-6)
     both = ratio * np.clip(weight, 0.9, 1.1)
     inside = np.minimum(both * advantage, np.clip(both, 0.8, 1.2) * advantage)
     ours = losses.double_clipped_surrogate(*inputs, 0.2, 0.1)
-    np.testing.assert_allclose(ours, inside, rtol=1e-5, atol=1e-6)
+    assert_allclose(ours, inside, rtol=1e-5, atol=1e-6)
 
 
 @given(seeds)
@@ -134,12 +135,12 @@ def test_value_loss(seed):
     clipped = old + np.clip(value - old, -0.2, 0.2)
     expected = np.maximum(huber(target - value), huber(target - clipped))
     ours = losses.clipped_value_loss(*map(jnp.asarray, (value, old, target)), 0.2, 10.0)
-    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
+    assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_huber_is_symmetric():
     errors = jnp.array([0.5, 3.0, 12.0, 100.0])
-    np.testing.assert_array_equal(losses.huber(errors, 10.0), losses.huber(-errors, 10.0))
+    assert_array_equal(losses.huber(errors, 10.0), losses.huber(-errors, 10.0))
 
 
 def test_explained_variance():
@@ -153,8 +154,8 @@ def test_value_norm():
     groups = np.array([0, 0, 1])
     stats = normalization.init(2)
     mean, std = normalization.moments(stats, groups)
-    np.testing.assert_array_equal(mean, 0)
-    np.testing.assert_array_equal(std, 1)
+    assert_array_equal(mean, 0)
+    assert_array_equal(std, 1)
     first = second = weight = np.zeros(2)
     for _ in range(5):
         targets = rng.normal(7, 3, (3, 10, 4)) + groups[:, None, None]
@@ -169,8 +170,8 @@ def test_value_norm():
         weight = decay * weight + (1 - decay)
     mean, std = normalization.moments(stats, jnp.asarray(groups))
     expected = first / weight
-    np.testing.assert_allclose(mean, expected[groups], rtol=1e-3)
-    np.testing.assert_allclose(std, np.sqrt(second / weight - expected**2)[groups], rtol=1e-2)
+    assert_allclose(mean, expected[groups], rtol=1e-3)
+    assert_allclose(std, np.sqrt(second / weight - expected**2)[groups], rtol=1e-2)
 
 
 @given(seeds, st.sampled_from([0.0, 1e4, -1e5]))
@@ -193,8 +194,8 @@ def test_value_norm_keeps_a_small_deviation_beside_a_large_mean(seed, offset):
     mean = np.average(np.concatenate(batches), weights=weights)
     std = np.sqrt(np.average((np.concatenate(batches) - mean) ** 2, weights=weights))
     ours = normalization.moments(stats, jnp.asarray(groups))
-    np.testing.assert_allclose(ours[0], mean, rtol=1e-6, atol=1e-5)
-    np.testing.assert_allclose(ours[1], std, rtol=2e-3)
+    assert_allclose(ours[0], mean, rtol=1e-6, atol=1e-5)
+    assert_allclose(ours[1], std, rtol=2e-3)
 
 
 def test_value_norm_of_a_critic_without_samples_stays():
@@ -223,7 +224,7 @@ def test_the_traces_of_a2pos_code(seed, name):
             kept = min(1.0, kept * weight) if name == "speedup" else kept * lam * min(1.0, weight)
             decayed *= decay[later - 1, b]
             expected += kept * decayed * delta[0, later, b]
-        np.testing.assert_allclose(ours[0, t, b], expected, rtol=1e-4, atol=1e-5)
+        assert_allclose(ours[0, t, b], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_joint_normalisation_is_over_all_living_samples():
@@ -231,9 +232,7 @@ def test_joint_normalisation_is_over_all_living_samples():
     advantages, alive = rng.normal(size=(3, 4, 5)) * [[[1]], [[3]], [[9]]], rng.random((3, 4, 5)) < 0.7
     ours = np.asarray(normalize_advantages(jnp.asarray(advantages), jnp.asarray(alive), "joint"))
     living = advantages[alive]
-    np.testing.assert_allclose(
-        ours, (advantages - living.mean()) / (living.std() + 1e-5), rtol=1e-4, atol=1e-5
-    )
+    assert_allclose(ours, (advantages - living.mean()) / (living.std() + 1e-5), rtol=1e-4, atol=1e-5)
     assert not normalize_advantages(jnp.asarray(advantages), jnp.zeros(alive.shape), "joint").any()
 
 
@@ -246,5 +245,5 @@ def test_relative_advantages_are_of_living_samples():
     expected = [
         np.abs(a / v)[m].mean() if m.any() else 0.0 for a, v, m in zip(advantages, values, alive, strict=True)
     ]
-    np.testing.assert_allclose(ours, expected, rtol=1e-5)
+    assert_allclose(ours, expected, rtol=1e-5)
     assert np.isfinite(relative_advantage(jnp.ones((1, 2)), jnp.zeros((1, 2)), jnp.ones((1, 2)))).all()

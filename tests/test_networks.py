@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from finite import assert_allclose, assert_array_equal
 from fp3o_jax.config import ConfigError
 from fp3o_jax.inputs import standardize
 from fp3o_jax.networks import (
@@ -57,9 +58,9 @@ def test_sharing_is_a_partition(name, trunk, head, component, pooled):
 
 def test_head_learning_rate_undoes_the_mean_over_agents():
     partial = make_sharing("partial", None, 3)
-    np.testing.assert_array_equal(partial.head_lr_scale(owned=3), [3, 3, 3])
-    np.testing.assert_array_equal(partial.head_lr_scale(owned=1), [1, 1, 1])
-    np.testing.assert_array_equal(make_sharing("full", None, 3).head_lr_scale(3), [1])
+    assert_array_equal(partial.head_lr_scale(owned=3), [3, 3, 3])
+    assert_array_equal(partial.head_lr_scale(owned=1), [1, 1, 1])
+    assert_array_equal(make_sharing("full", None, 3).head_lr_scale(3), [1])
 
 
 def test_groups_by_hand():
@@ -114,9 +115,9 @@ def test_every_agent_uses_the_weights_of_its_group(name, agents, recurrent):
         expected, expected_states = alone.policy(
             {"trunk": trunk, "head": head}, obs[i : i + 1], None, take(hidden, jnp.array([i])), starts
         )
-        np.testing.assert_allclose(ours.logits[row], expected.logits[0], rtol=1e-4, atol=1e-5)
+        assert_allclose(ours.logits[row], expected.logits[0], rtol=1e-4, atol=1e-5)
         if recurrent:
-            np.testing.assert_allclose(states[row], expected_states[0], rtol=1e-4, atol=1e-5)
+            assert_allclose(states[row], expected_states[0], rtol=1e-4, atol=1e-5)
         else:
             assert states is expected_states is None
 
@@ -130,7 +131,7 @@ def test_padding_changes_nothing():
     plain = together.standardize_obs(None, obs.at[0, ..., 3:].set(0.0))
     ours, _ = together.policy(params["actor"], noisy, mask, hidden, starts)
     clean, _ = together.policy(params["actor"], plain, mask, hidden, starts)
-    np.testing.assert_array_equal(ours.logits[0], clean.logits[0])
+    assert_array_equal(ours.logits[0], clean.logits[0])
     assert (ours.logits[0, ..., 2:] < -1e9).all()
     assert (ours.sample(jax.random.key(2))[0] < 2).all()
 
@@ -168,7 +169,7 @@ def test_gru_against_numpy():
         update = sigmoid(i[1] + r[1])
         new = np.tanh(i[2] + sigmoid(i[0] + r[0]) * r[2])
         h = (1 - update) * new + update * h
-        np.testing.assert_allclose(ours[t], h, rtol=1e-4, atol=1e-5)
+        assert_allclose(ours[t], h, rtol=1e-4, atol=1e-5)
 
 
 def test_recurrent_policy_forgets_at_episode_starts():
@@ -178,7 +179,7 @@ def test_recurrent_policy_forgets_at_episode_starts():
     starts = starts.at[3].set(True)
     whole, _ = networks.policy(params["actor"], obs, mask, hidden, starts)
     tail, _ = networks.policy(params["actor"], obs[:, 3:], mask, hidden + 5.0, starts[3:])
-    np.testing.assert_allclose(whole.logits[:, 3:], tail.logits, rtol=1e-5, atol=1e-6)
+    assert_allclose(whole.logits[:, 3:], tail.logits, rtol=1e-5, atol=1e-6)
 
 
 def test_categorical_against_scipy():
@@ -186,8 +187,8 @@ def test_categorical_against_scipy():
     ours = Categorical(logits)
     p = np.exp(np.asarray(logits, np.float64))
     p /= p.sum(-1, keepdims=True)
-    np.testing.assert_allclose(ours.entropy(), [stats.entropy(row) for row in p], rtol=1e-5)
-    np.testing.assert_allclose(ours.log_prob(jnp.array([2, 0])), np.log([p[0, 2], p[1, 0]]), rtol=1e-5)
+    assert_allclose(ours.entropy(), [stats.entropy(row) for row in p], rtol=1e-5)
+    assert_allclose(ours.log_prob(jnp.array([2, 0])), np.log([p[0, 2], p[1, 0]]), rtol=1e-5)
     draws = jax.vmap(ours.sample)(jax.random.split(jax.random.key(0), 500))
     assert (draws[:, 1] != 1).all()
     assert list(ours.mode()) == [1, 0]
@@ -208,7 +209,7 @@ def test_gaussian_policy_starts_as_the_reference_says():
     params = networks.init(jax.random.key(0))
     obs, mask, hidden, starts = inputs(networks, jax.random.key(1))
     distribution, _ = networks.policy(params["actor"], obs, mask, hidden, starts)
-    np.testing.assert_allclose(distribution.std, 0.5 / (1 + np.exp(-1.0)), rtol=1e-5)
+    assert_allclose(distribution.std, 0.5 / (1 + np.exp(-1.0)), rtol=1e-5)
     assert (distribution.mask[0, ..., 1] == 0).all()
 
 
@@ -232,9 +233,9 @@ def test_a_norm_behind_its_linear_layer_is_flax_s():
             ]
             axes = (0, *[axis] * 4)
             results = [jax.vjp(jax.vmap(function, in_axes=axes), x, *weights) for function in (ours, flax_s)]
-            np.testing.assert_allclose(*(out for out, _ in results), rtol=1e-11, atol=1e-12)
+            assert_allclose(*(out for out, _ in results), rtol=1e-11, atol=1e-12)
             for mine, theirs in zip(*(pull(cotangent) for _, pull in results), strict=True):
-                np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-11)
+                assert_allclose(mine, theirs, rtol=1e-9, atol=1e-11)
 
 
 def test_a_norm_of_a_constant_row_is_its_bias():
@@ -243,7 +244,7 @@ def test_a_norm_of_a_constant_row_is_its_bias():
     for constant in (0.0, 1.0, 1000.0):
         out, pull = jax.vjp(lambda x: Normed(x, jnp.ones(8), bias).linear(kernel, 1.0), jnp.full(8, constant))
         # What rounding leaves of the row's mean is not small against a variance of zero.
-        np.testing.assert_allclose(out, bias @ kernel + 1.0, rtol=1e-4, atol=1e-3 * constant)
+        assert_allclose(out, bias @ kernel + 1.0, rtol=1e-4, atol=1e-3 * constant)
         assert np.isfinite(pull(jnp.ones(3))[0]).all()
 
 
@@ -254,7 +255,7 @@ def test_inputs_are_standardised_over_the_features_that_exist():
         part = np.asarray(x[row, :, :count], np.float64)
         centred = part - part.mean(-1, keepdims=True)
         expected = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
-        np.testing.assert_allclose(ours[row, :, :count], expected, rtol=1e-4, atol=1e-5)
+        assert_allclose(ours[row, :, :count], expected, rtol=1e-4, atol=1e-5)
     assert (ours[0, :, 4:] == 0).all()
 
 
@@ -278,9 +279,9 @@ def test_gradients_by_hand_are_the_derived_ones(axis):
         pairs += [((product, product.fun), (cotangent, kernel), (0, axis), projected)]
         for functions, arguments, axes, pulled in pairs:
             results = [jax.vjp(jax.vmap(f, in_axes=axes), *arguments) for f in functions]
-            np.testing.assert_allclose(*(out for out, _ in results), rtol=1e-12, atol=1e-12)
+            assert_allclose(*(out for out, _ in results), rtol=1e-12, atol=1e-12)
             for mine, theirs in zip(*(pull(pulled) for _, pull in results), strict=True):
-                np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-11)
+                assert_allclose(mine, theirs, rtol=1e-9, atol=1e-11)
 
 
 def test_critics_are_shared_apart_from_actors():

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import numpy_updates
+from finite import assert_allclose
 from fp3o_jax import Config, optimizer
 from fp3o_jax.advantages import TDErrors
 from fp3o_jax.networks import Categorical
@@ -125,7 +126,7 @@ def assert_same(new, expected, before):
         assert x.dtype == np.float64
         change = np.abs(y - start).max()
         assert change > 1e-3
-        np.testing.assert_allclose(x, y, rtol=0, atol=1e-10 * change)
+        assert_allclose(x, y, rtol=0, atol=1e-10 * change)
 
 
 @pytest.mark.parametrize("sharing", ["full", "partial", "none"])

@@ -19,6 +19,7 @@ import report
 import run
 import training
 from cells import PROTOCOL, read_protocol
+from finite import assert_allclose
 from fp3o_jax import Config, ConfigError, make_train
 from store import Store
 
@@ -345,9 +346,9 @@ def test_a_cell_is_plain_training(fill, protocol, tmp_path):
         expected = np.array([metrics[name] for metrics in logged]).reshape(4, 2).mean(1)
         assert np.isfinite(expected).all()
         curve = result["curves"][name][1]
-        np.testing.assert_allclose(curve, expected, rtol=2e-4, atol=1e-7, err_msg=name)
+        assert_allclose(curve, expected, rtol=2e-4, atol=1e-7, err_msg=name)
     plain = np.array([metrics["condition_sums"][1] for metrics in logged]).reshape(4, 2).mean(1)
-    np.testing.assert_allclose(result["curves"]["condition_plain"][1], plain, rtol=2e-3, atol=1e-5)
+    assert_allclose(result["curves"]["condition_plain"][1], plain, rtol=2e-3, atol=1e-5)
     assert result["env_steps"] == [128, 256, 384, 512]
     assert result["evaluations"]["env_steps"] == [256, 512]
     assert np.isfinite(result["evaluations"]["episode_return"]).all()

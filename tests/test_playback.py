@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from finite import assert_allclose
 from fp3o_jax import Config, ConfigError, make_train
 from fp3o_jax.envs.scenes import Marker, Scene
 from fp3o_jax.evaluation import make_evaluate, record
@@ -39,7 +40,7 @@ def test_a_battle_is_the_one_that_evaluation_plays(battle):
     results = jax.jit(make_evaluate(trainer, 1, greedy=False))(params, jax.random.key(1))
     assert episode.num_steps == results["episode_length"][0] > 5
     assert episode.outcomes.won[-1] == results["win_rate"][0]
-    np.testing.assert_allclose(episode.outcomes.reward.sum(), results["episode_return"][0], rtol=1e-5)
+    assert_allclose(episode.outcomes.reward.sum(), results["episode_return"][0], rtol=1e-5)
     assert episode.outcomes.done.tolist() == [False] * (episode.num_steps - 1) + [True]
     assert episode.actions.shape == (episode.num_steps, 3)
     assert {len(leaf) for leaf in jax.tree.leaves(episode.states)} == {episode.num_steps + 1}
@@ -71,13 +72,13 @@ def test_what_is_seen_of_a_battle(battle):
             hits[np.linalg.norm(s.unit_positions[t] - end, axis=-1).argmin()] += 1
         walled = ((s.unit_positions[t] <= 0) | (s.unit_positions[t] >= 32)).any(-1)
         expected = np.maximum(s.unit_health[t - 1] - 9 * hits, 0)
-        np.testing.assert_allclose(s.unit_health[t][~walled], expected[~walled])
+        assert_allclose(s.unit_health[t][~walled], expected[~walled])
         shots += len(ends)
 
         crosses = sum(marker.shape == "cross" for marker in scenes[t].markers)
         assert crosses == (~s.unit_alive[t]).sum()
         bars = sorted(marker.bar for marker in scenes[t].markers if marker.shape != "cross")
-        np.testing.assert_allclose(bars, np.sort(s.unit_health[t][s.unit_alive[t]]) / 45)
+        assert_allclose(bars, np.sort(s.unit_health[t][s.unit_alive[t]]) / 45)
     assert shots > 5
     assert {(m.shape, m.label) for m in scenes[0].markers} == {("disc", "m"), ("square", "m")}
     assert any(marker.ring > 0.2 for scene in scenes for marker in scene.markers)

@@ -10,6 +10,7 @@ from flax.traverse_util import unflatten_dict
 from rich.console import Console
 from safetensors.flax import load_file
 
+from finite import assert_array_equal
 from fp3o_jax import Config, ConfigError, load_policy, make_train
 from fp3o_jax.cli import main
 from fp3o_jax.policy import Policy, architecture
@@ -77,10 +78,10 @@ def test_export_is_what_jaxmarl_reads(run, tmp_path, capsys):
     # JaxMARL's load_params: names joined by commas.
     weights = unflatten_dict(load_file(tmp_path / "team" / "policy.safetensors"), sep=",")
     for params in (weights, theirs.params):
-        jax.tree.map(np.testing.assert_array_equal, params, ours.params)
+        jax.tree.map(assert_array_equal, params, ours.params)
     obs = {a: jnp.ones(n) for a, n in zip(ours.agents, ours.architecture["obs_sizes"], strict=True)}
     results = [p.act(obs, jax.random.key(0), p.initial_state()) for p in (ours, theirs)]
-    jax.tree.map(np.testing.assert_array_equal, *results)
+    jax.tree.map(assert_array_equal, *results)
     assert main(["export", str(run), "--seed-index", "2"]) == 2
 
 

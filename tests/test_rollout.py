@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from finite import assert_allclose
 from fp3o_jax import Config, make_train
 from toy_envs import dated, state_of
 
@@ -56,13 +57,13 @@ def test_every_end_has_the_value_of_its_own_state(settings):
         assert trajectory.value.shape == trajectory.next_value.shape == (c, *done.shape)
         on = ~done[:-1]
         same = np.asarray(trajectory.next_value)[:, :-1][:, on], np.asarray(trajectory.value)[:, 1:][:, on]
-        np.testing.assert_allclose(*same, rtol=1e-5, atol=1e-6)
+        assert_allclose(*same, rtol=1e-5, atol=1e-6)
         for t, b in np.argwhere(done):
             expected = value_of_episode(trajectory.reward[t, b])
             ours = trajectory.next_value[:, t, b], trajectory.value[:, t, b]
             length = int(trajectory.episode_length[t, b])
-            np.testing.assert_allclose(ours[0], expected[:, length], rtol=1e-4, atol=1e-5)
-            np.testing.assert_allclose(ours[1], expected[:, length - 1], rtol=1e-4, atol=1e-5)
+            assert_allclose(ours[0], expected[:, length], rtol=1e-4, atol=1e-5)
+            assert_allclose(ours[1], expected[:, length - 1], rtol=1e-4, atol=1e-5)
             cuts += 1
     assert cuts > 4 * 2 * 32 / 10 - 8
 

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from finite import assert_allclose
 from fp3o_jax import Config, ConfigError
 from fp3o_jax.cli import main
 from fp3o_jax.runs import Interrupted, RunError, RunOptions, load_run, loop, run_training
@@ -258,7 +259,7 @@ def test_a_seed_that_ceases_to_be_finite_is_left_behind(whole, tmp_path, monkeyp
     expected = [row for row in undisturbed if row["seed"] == 0 or row["update"] < 4]
     assert [(r["seed"], r["update"]) for r in rows] == [(r["seed"], r["update"]) for r in expected]
     for row, other in zip(rows, expected, strict=True):
-        np.testing.assert_allclose(row["entropy"], other["entropy"], rtol=1e-5)
+        assert_allclose(row["entropy"], other["entropy"], rtol=1e-5)
     state = load_run(path)[1]
     assert list(state.num_updates) == [10, 3]
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
@@ -458,4 +459,4 @@ def test_one_seed_trains_as_one_of_several():
     assert jax.tree.structure(alone) == jax.tree.structure(beside)
     for one, two in zip(jax.tree.leaves(alone), jax.tree.leaves(beside), strict=True):
         assert one.shape == (1, *two.shape[1:])
-        np.testing.assert_allclose(one[0], two[0], rtol=1e-4, atol=1e-5)
+        assert_allclose(one[0], two[0], rtol=1e-4, atol=1e-5)

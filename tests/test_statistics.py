@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from finite import assert_allclose
 from fp3o_jax.runs.statistics import iqm, pooled, probability_of_improvement, stratified_bootstrap
 
 
@@ -26,7 +27,7 @@ def test_iqm_closed_forms():
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 7, 8, 13])
 def test_iqm_is_the_trimmed_mean(size, rng):
     scores = rng.normal(size=(4, size, 3))
-    np.testing.assert_allclose(iqm(scores, axis=1), stats.trim_mean(scores, 0.25, axis=1))
+    assert_allclose(iqm(scores, axis=1), stats.trim_mean(scores, 0.25, axis=1))
 
 
 def test_pooled_takes_all_tasks_together():
@@ -56,7 +57,7 @@ def test_probability_of_improvement_keeps_leading_axes(rng):
     x, y = rng.normal(size=(10, 2, 5)), rng.normal(size=(10, 2, 4))
     each = [probability_of_improvement(list(a), list(b)) for a, b in zip(x, y, strict=True)]
     together = probability_of_improvement([x[:, 0], x[:, 1]], [y[:, 0], y[:, 1]])
-    np.testing.assert_allclose(together, each)
+    assert_allclose(together, each)
 
 
 def test_probability_of_improvement_needs_the_same_tasks():
@@ -72,7 +73,7 @@ def test_bootstrap_agrees_with_scipy(statistic, rng):
         (scores,), statistic, method="percentile", n_resamples=20_000, rng=np.random.default_rng(1)
     ).confidence_interval
     assert ours.value == statistic(scores)
-    np.testing.assert_allclose([ours.low, ours.high], [theirs.low, theirs.high], atol=0.03)
+    assert_allclose([ours.low, ours.high], [theirs.low, theirs.high], atol=0.03)
 
 
 def test_bootstrap_of_two_methods_agrees_with_scipy(rng):
@@ -85,7 +86,7 @@ def test_bootstrap_of_two_methods_agrees_with_scipy(rng):
     theirs = stats.bootstrap(
         (x, y), statistic, method="percentile", n_resamples=20_000, rng=np.random.default_rng(1)
     ).confidence_interval
-    np.testing.assert_allclose([ours.low, ours.high], [theirs.low, theirs.high], atol=0.015)
+    assert_allclose([ours.low, ours.high], [theirs.low, theirs.high], atol=0.015)
 
 
 def test_bootstrap_draws_within_each_task():

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import tabular
+from finite import assert_allclose
 
 SHARINGS = tabular.SHARINGS
 COUNT = 200
@@ -48,11 +49,11 @@ def test_solutions_are_exact():
         values = (joint * q).sum(1)
         visits += gamma**t * occupied
         occupied = np.einsum("s,sk,skt->t", occupied, joint, case.game.transition)
-    np.testing.assert_allclose(solution.value, case.game.start @ values, rtol=1e-12)
-    np.testing.assert_allclose(solution.advantage, q - values[:, None], rtol=1e-9)
-    np.testing.assert_allclose(solution.visits, visits, rtol=1e-12)
+    assert_allclose(solution.value, case.game.start @ values, rtol=1e-12)
+    assert_allclose(solution.advantage, q - values[:, None], rtol=1e-9)
+    assert_allclose(solution.visits, visits, rtol=1e-12)
     largest = np.abs(q - values[:, None]).max()
-    np.testing.assert_allclose(solution.penalty, 4 * gamma * largest / (1 - gamma) ** 2, rtol=1e-9)
+    assert_allclose(solution.penalty, 4 * gamma * largest / (1 - gamma) ** 2, rtol=1e-9)
 
 
 @pytest.mark.parametrize("sharing", SHARINGS)
@@ -82,7 +83,7 @@ def test_every_split_has_the_same_lower_bound(sharing):
         )
     # Parts of their own, one sum.
     assert np.abs(gains - uniform[:, None] / n).max() > 1
-    np.testing.assert_allclose(gains.sum(1), uniform, atol=ROUNDING)
+    assert_allclose(gains.sum(1), uniform, atol=ROUNDING)
     slack = gain - (gains.sum(1) - penalty)
     assert (slack >= -ROUNDING).all()
     assert slack.min() < 1e-5

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from finite import assert_allclose, assert_array_equal
 from fp3o_jax import Config, ConfigError, config, make_env, make_train
 from fp3o_jax.envs import matrix
 from fp3o_jax.networks import ActorCritic
@@ -64,9 +65,9 @@ def test_in_pieces_is_the_same(trained):
     update = jax.jit(train.update)
     for i in range(3):
         state, metrics = update(state)
-        np.testing.assert_allclose(metrics["entropy"], out["metrics"]["entropy"][i], rtol=1e-5)
+        assert_allclose(metrics["entropy"], out["metrics"]["entropy"][i], rtol=1e-5)
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+        lambda a, b: assert_allclose(a, b, rtol=1e-4, atol=1e-5),
         state.params,
         out["state"].params,
     )
@@ -112,7 +113,7 @@ def test_vmapped_seeds_are_single_runs(sharing):
     for i in range(4):
         alone = single(keys[i])["metrics"]
         for name in alone:
-            np.testing.assert_allclose(metrics[name][i], alone[name], rtol=1e-3, atol=1e-5, err_msg=name)
+            assert_allclose(metrics[name][i], alone[name], rtol=1e-3, atol=1e-5, err_msg=name)
     assert together._cache_size() == single._cache_size() == 1
 
 
@@ -121,9 +122,9 @@ def test_hyperparameters_are_traced(trained):
     run = jax.jit(jax.vmap(train, in_axes=(None, 0)))
     grid = {"actor_lr": jnp.array([5e-4, 5e-3]), "gamma": jnp.array([0.99, 0.5])}
     metrics = run(jax.random.key(0), grid)["metrics"]
-    np.testing.assert_allclose(metrics["entropy"][0], out["metrics"]["entropy"], rtol=1e-4)
+    assert_allclose(metrics["entropy"][0], out["metrics"]["entropy"], rtol=1e-4)
     other = jax.jit(make_train({**TINY, "actor_lr": 5e-3, "gamma": 0.5}))(jax.random.key(0))
-    np.testing.assert_allclose(metrics["entropy"][1], other["metrics"]["entropy"], rtol=1e-4)
+    assert_allclose(metrics["entropy"][1], other["metrics"]["entropy"], rtol=1e-4)
     assert abs(metrics["entropy"][1, -1] - metrics["entropy"][0, -1]) > 1e-3
 
 
@@ -163,7 +164,7 @@ def test_linear_schedule_ends_at_zero():
         done = first.replace(num_updates=jnp.array(updates))
         after, metrics = update(done)
         assert np.isfinite(metrics["entropy"])
-        jax.tree.map(np.testing.assert_array_equal, after.params, done.params)
+        jax.tree.map(assert_array_equal, after.params, done.params)
 
 
 def limited(horizon=5):
@@ -222,9 +223,7 @@ def test_values_piece_by_piece_are_those_of_the_whole(whole, pieces):
         steps = [as_steps(x, TINY["num_envs"]) for x in (batch.value, batch.target, batch.advantage)]
         return steps, value_norm, fit
 
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), batch_of(pieces), batch_of(whole)
-    )
+    jax.tree.map(lambda a, b: assert_allclose(a, b, rtol=1e-4, atol=1e-5), batch_of(pieces), batch_of(whole))
 
 
 @pytest.mark.parametrize("settings", [{"algorithm": "a2po"}, {"recurrent": True, "chunk_length": 4}])
@@ -249,7 +248,7 @@ def test_one_critic_for_all_is_a_critic_for_each(settings):
         out = jax.jit(train)(jax.random.key(3))
         return out["metrics"], out["state"].params, out["state"].value_norm
 
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), run(shared), run(each))
+    jax.tree.map(lambda a, b: assert_allclose(a, b, rtol=2e-4, atol=2e-5), run(shared), run(each))
 
 
 def test_who_shares_a_critic_s_values():

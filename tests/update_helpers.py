@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from finite import assert_allclose
 from fp3o_jax import Config, optimizer
 from fp3o_jax.advantages import TDErrors
 from fp3o_jax.networks import ActorCritic
@@ -69,6 +70,11 @@ def _log_prob(nets):
     )
 
 
+def log_prob_of(params, nets, batch):
+    """Of the batch's actions under the policies of ``params``."""
+    return _log_prob(nets)(params, batch.obs, batch.actor_hidden, batch.starts, batch.action)
+
+
 def make_batch(params, nets, seed=0):
     n = nets.num_agents
     rng = np.random.default_rng(seed)
@@ -99,7 +105,7 @@ def make_batch(params, nets, seed=0):
 
 
 def assert_same(a, b, atol=2e-6):
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=atol), a, b)
+    jax.tree.map(lambda x, y: assert_allclose(x, y, rtol=0, atol=atol), a, b)
 
 
 def differs(a, b):
