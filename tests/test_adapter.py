@@ -1,6 +1,7 @@
 """What other people's environments bring: masks, wrappers, bounds, and contracts that they break."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -22,7 +23,6 @@ KEY = jax.random.key(0)
 @pytest.fixture(scope="module")
 def baselines():
     """JaxMARL's wrappers, which need a package that JaxMARL does not ask for."""
-    pytest.importorskip("six")
     from jaxmarl.wrappers import baselines
 
     return baselines
@@ -432,18 +432,39 @@ def test_a_far_target_is_learned():
 # --- what the team is rewarded for ---
 
 
-def test_team_reward():
-    class Uneven(Toy):
-        def step_env(self, *args):
-            obs, state, _, dones, info = super().step_env(*args)
-            return obs, state, {"agent_0": jnp.float32(1.0), "agent_1": jnp.ones(1) * 4.0}, dones, info
+class Uneven(Toy):
+    def step_env(self, *args):
+        obs, state, _, dones, info = super().step_env(*args)
+        return obs, state, {"agent_0": jnp.float32(1.0), "agent_1": jnp.ones(1) * 4.0}, dones, info
 
+
+def test_team_reward():
     for options, reward in (({}, 2.5), ({"reward": "mean"}, 2.5), ({"reward": "sum"}, 5.0)):
         env = make_env(Uneven(), options)
         assert float(env.step(KEY, env.reset(KEY)[0], jnp.zeros(2, int))[2].reward) == reward
     make_env("mpe/simple_spread", {"reward": "sum"})
-    with pytest.raises(ConfigError, match="reward='own'"):
-        make_env(Toy(), {"reward": "own"})
+    with pytest.raises(ConfigError, match=r"reward='each'.*own"):
+        make_env(Toy(), {"reward": "each"})
+
+
+def test_rewards_of_their_own():
+    """Without a future, an agent's target is its own reward; the team's return is the mean."""
+    env = make_env(Uneven(), {"reward": "own"})
+    settings = {"num_envs": 2, "rollout_length": 5, "total_env_steps": 10, "hidden_size": 8, "gamma": 0.0}
+    train = make_train({**settings, "algorithm": "ippo", "normalize_values": False}, env=env)
+
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    def run(key):
+        state = train.init(key)
+        trajectory = train.collect(state, key)[1]
+        return train.batch(state, trajectory)[0].target, train.update(state)[1]
+
+    target, metrics = run(KEY)
+    assert target.shape == (2, 1, 10)
+    assert_allclose(target, np.broadcast_to([[[1.0]], [[4.0]]], target.shape), rtol=1e-5)
+    assert float(metrics["episode_return"]) == pytest.approx(2.5 * 5)
+    with pytest.raises(ConfigError, match=r"reward='own'.*algorithm='mappo'.*algorithm='ippo'"):
+        make_train({**settings, "algorithm": "mappo"}, env=env)
 
 
 # --- contracts ---

@@ -35,7 +35,7 @@ def td_errors(
     """One-step errors of the value function, with truncations told from terminations.
 
     Args:
-        rewards: [T, B] team reward.
+        rewards: [T, B] team reward; or [n, T, B], each agent's own.
         values: [n, T, B] value of the state in which the agents acted.
         next_values: [n, T, B] value of the state that followed, before any reset.
         terminated: [T, B] bool, the episode reached its end.
@@ -44,7 +44,7 @@ def td_errors(
         gae_lambda: decay of the trace.
     """
     chex.assert_equal_shape([values, next_values])
-    chex.assert_equal_shape([rewards, terminated, done])
+    chex.assert_equal_shape([rewards if rewards.ndim == done.ndim else rewards[0], terminated, done])
     delta = rewards + gamma * jnp.where(terminated, 0.0, next_values) - values
     return TDErrors(delta, gamma * gae_lambda * (1.0 - done.astype(delta.dtype)))
 

@@ -86,7 +86,7 @@ def make_evaluate(
             step, play, results, done = carry
             play, _, outcome = _advance(trainer, params, play, greedy)
             results = {
-                "episode_return": results["episode_return"] + jnp.where(done, 0.0, outcome.reward),
+                "episode_return": results["episode_return"] + jnp.where(done, 0.0, outcome.team_reward),
                 "episode_length": results["episode_length"] + ~done,
                 "win_rate": results["win_rate"] + (~done & outcome.won),
             }

@@ -64,7 +64,7 @@ class Trajectory:
         next_value: [c, T, B] of the states that the steps led to, before any reset: where a time limit cuts
             an episode, of the state that was cut.
         starts, terminated, done, won: [T, B] bool.
-        reward: [T, B].
+        reward: [T, B]; or [T, B, n], each agent's own.
         episode_return, episode_length: [T, B], of the episode up to and including this step.
         actor_hidden: [n, N, H], before each sequence; None if feed-forward.
         critic_hidden: [c, N, H], likewise.
@@ -198,7 +198,7 @@ def collect(
             "done": outcome.done,
             "won": outcome.won,
             "reward": outcome.reward,
-            "episode_return": s.episode_return + outcome.reward,
+            "episode_return": s.episode_return + outcome.team_reward,
             "episode_length": s.episode_length + 1,
         }
         s = s.replace(

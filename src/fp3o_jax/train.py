@@ -169,8 +169,9 @@ class Trainer:
         critics = groups[: self.networks.num_critics]
         mean, std = (x[:, None, None] for x in normalization.moments(state.value_norm, critics))
         real_value = trajectory.value * std + mean
+        own = self.env.own_rewards
         errors = td_errors(
-            trajectory.reward,
+            jnp.moveaxis(trajectory.reward, -1, 0) if own else trajectory.reward,
             real_value,
             trajectory.next_value * std + mean,
             trajectory.terminated if config.bootstrap_truncations else trajectory.done,
@@ -291,6 +292,12 @@ def make_train(config: Config | Mapping[str, Any], env: Any = None) -> Trainer:
             f"env={environment.name!r} has no global state, which the critics of "
             f"algorithm={config.algorithm!r} need: give it `obs['world_state']` or a method "
             "`get_world_state(state)`, or use algorithm='ippo'"
+        )
+    if environment.own_rewards and algorithm.critics_see_state:
+        raise ConfigError(
+            f"env={environment.name!r} rewards each agent by itself (reward='own'), and "
+            f"algorithm={config.algorithm!r} maximises a team's reward: use reward='mean' or 'sum', or "
+            "algorithm='ippo'"
         )
     n = environment.num_agents
     if isinstance(config.advantage_split, tuple) and len(config.advantage_split) != n:

@@ -27,7 +27,7 @@ from fp3o_jax.envs.wrappers import (
     without_reset,
 )
 
-TeamReward = Literal["mean", "sum"]
+TeamReward = Literal["mean", "sum", "own"]
 
 StateFn = Callable[[Any, dict[str, Any]], Array]
 
@@ -53,7 +53,8 @@ def adapt(
     Args:
         env: a ``jaxmarl`` ``MultiAgentEnv``. Of a wrapper, ``step`` is what is stepped, without its reset.
         name: its name in logs; by default its own, or its class.
-        reward: the team's reward, the mean or the sum of the agents'.
+        reward: the team's reward, the "mean" or the "sum" of the agents'; or each agent's "own", which
+            algorithm=ippo alone can take.
         global_state: (state, obs by agent) -> [S]. By default ``obs["world_state"]``, else
             ``env.get_world_state(state)``, else all observations side by side.
         truncated: (state, info) -> whether an episode that is over was cut by a time limit. By default
@@ -102,7 +103,7 @@ def adapt(
         global_state=own_state or _side_by_side(agents),
         truncated=truncated or _either(_of_inner(about.truncated, inside), _truncation(info, agents, name)),
         won=won or _of_inner(about.won, inside),
-        mean=reward == "mean",
+        reward=reward,
     )
     agent_types = about.agent_types if agent_types == () else agent_types
     if agent_types == ():
@@ -128,6 +129,7 @@ def adapt(
         action_low=spaces.low,
         action_high=spaces.high,
         joint_state=own_state is None,
+        own_rewards=reward == "own",
     )
 
 
@@ -141,7 +143,7 @@ class _View(NamedTuple):
     global_state: StateFn
     truncated: StateFn | None
     won: StateFn | None
-    mean: bool
+    reward: TeamReward
 
 
 def _functions(stepped: Stepped, view: _View) -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -149,6 +151,7 @@ def _functions(stepped: Stepped, view: _View) -> tuple[Callable[..., Any], Calla
     agents, n = view.agents, len(view.agents)
     exists = existing_actions(view.spaces.sizes)
     never = jnp.zeros((), bool)
+    combine = {"mean": jnp.mean, "sum": jnp.sum, "own": lambda rewards: rewards}[view.reward]
 
     def one(x: Any) -> Array:
         return jnp.asarray(x).reshape(())
@@ -174,9 +177,8 @@ def _functions(stepped: Stepped, view: _View) -> tuple[Callable[..., Any], Calla
         obs, state, rewards, dones, info = stepped.step(key, state, _by_agent(actions, agents, view.spaces))
         done = one(dones["__all__"]).astype(bool)
         cut = one(view.truncated(state, info)) > 0 if view.truncated else never
-        total = sum(one(rewards[a]) for a in agents).astype(jnp.float32)
         outcome = Outcome(
-            reward=total / n if view.mean else total,
+            reward=combine(jnp.stack([one(rewards[a]) for a in agents]).astype(jnp.float32)),
             terminated=done & ~cut,
             truncated=done & cut,
             won=done & view.won(state, info) if view.won else never,

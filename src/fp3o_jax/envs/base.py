@@ -37,7 +37,7 @@ class Outcome:
     """What one step led to; each a scalar.
 
     Attributes:
-        reward: the team reward.
+        reward: the team's reward; or [n] each agent's own, where the environment says so.
         terminated: the episode reached its end: no value lies beyond.
         truncated: the episode was cut by a time limit.
         won: the episode ended with a victory, where the environment knows such a thing.
@@ -51,6 +51,12 @@ class Outcome:
     @property
     def done(self) -> Array:
         return self.terminated | self.truncated
+
+    @property
+    def team_reward(self) -> Array:
+        """The mean over agents where each has its own reward."""
+        own = self.reward.ndim > self.terminated.ndim
+        return self.reward.mean(-1) if own else self.reward
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +86,7 @@ class Environment:
         action_low, action_high: [n] of [A_i], the bounds to which ``step`` maps continuous actions (see
             :func:`~fp3o_jax.envs.spaces.to_bounds`); None where it takes them as they are.
         joint_state: the global state is all observations side by side, of the living: nothing else is known.
+        own_rewards: each agent has its own reward, and no team has one (for independent learners alone).
     """
 
     name: str
@@ -99,6 +106,7 @@ class Environment:
     action_low: Bounds | None = None
     action_high: Bounds | None = None
     joint_state: bool = False
+    own_rewards: bool = False
 
     @property
     def num_agents(self) -> int:

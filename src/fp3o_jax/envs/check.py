@@ -86,7 +86,7 @@ def _play(env: Environment, steps: int) -> _Seen:
         alive = after.alive & ~done
         mask = before.action_mask if env.discrete else exists
         seen = _Seen(
-            reward=outcome.reward,
+            reward=outcome.team_reward,
             terminated=outcome.terminated,
             truncated=outcome.truncated,
             won=outcome.won,
@@ -184,12 +184,13 @@ def _rows(env: Environment, seen: _Seen) -> list[tuple[str, str]]:
     if done.any():
         ends.append(f"after {seen.length[done].min()} to {seen.length[done].max()} steps")
         ends.append(f"{seen.truncated.sum()} cut by a time limit")
+    whose = "of each agent, on average" if env.own_rewards else "of the team"
     source = "are told from terminations" if env.truncates else "unknown: every end counts as a termination"
     return [
         *rows,
         ("episodes", ", ".join(ends) + limit),
         ("time limits", source),
-        ("reward", f"of the team, from {seen.reward.min():.4g} to {seen.reward.max():.4g}"),
+        ("reward", f"{whose}, from {seen.reward.min():.4g} to {seen.reward.max():.4g}"),
         ("victories", "reported" if env.reports_wins else "not reported"),
         (
             "agent types",

@@ -214,10 +214,11 @@ def check_environment(env: Environment) -> Environment:
                 )
     _check_same_state(name, state, then)
     for field in ("reward", "terminated", "truncated", "won"):
-        if tuple(getattr(outcome, field).shape) != ():
+        shape, own = tuple(getattr(outcome, field).shape), field == "reward" and env.own_rewards
+        if shape != ((n,) if own else ()):
             raise ConfigError(
-                f"env={name!r}: the outcome's {field} has shape {tuple(getattr(outcome, field).shape)} and "
-                "must be one number"
+                f"env={name!r}: the outcome's {field} has shape {shape} and must be "
+                f"{f'one number for each of {n} agents (own_rewards)' if own else 'one number'}"
             )
     return env
 

@@ -147,7 +147,7 @@ def _font(size: float) -> Any:
 
 def _captions(env: Environment, episode: Episode) -> list[tuple[str, str]]:
     """The caption's two ends for each of the T+1 frames: what goes on, and how it ended."""
-    returns = np.concatenate([[0.0], np.cumsum(episode.outcomes.reward)])
+    returns = np.concatenate([[0.0], np.cumsum(episode.outcomes.team_reward)])
     last = episode.num_steps
     end = ""
     if env.reports_wins:
