@@ -268,3 +268,16 @@ def test_check_env(capsys, monkeypatch):
     assert "what 'agent_0' sees is not finite, first after step 3 of an episode" in said
     assert main(["check-env", "brought_envs:nothing"]) == 1
     assert "must be module:factory" in " ".join(capsys.readouterr().err.split())
+
+
+def test_an_environment_of_ones_own_by_name(tmp_path, capsys, monkeypatch):
+    """Wherever a name does: it trains, goes on, and is played without handing over an object."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--env", "brought_envs:make", *SMALL]) == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    assert ":" not in run.name
+    assert main(["train", "--resume", str(run)]) == 0
+    assert "is finished" in capsys.readouterr().out
+    assert main(["evaluate", str(run), "--episodes", "4"]) == 0
+    assert "greedy, 4 episodes" in capsys.readouterr().out

@@ -17,6 +17,7 @@ from fp3o_jax.envs.base import Environment, Observation, Outcome
 from fp3o_jax.envs.check import EnvReport, report_on
 from fp3o_jax.envs.contract import check_environment
 from fp3o_jax.envs.known import MPE
+from fp3o_jax.envs.quiet import quiet
 
 __all__ = [
     "EnvReport",
@@ -105,7 +106,9 @@ def _from_factory(env: str, options: dict[str, Any]) -> Any:
     here = str(Path.cwd())
     sys.path.insert(0, here)
     try:
-        factory = importlib.import_module(path)
+        # It imports JaxMARL, which redirects the streams.
+        with quiet():
+            factory = importlib.import_module(path)
         for part in name.split("."):
             factory = getattr(factory, part)
     except (ImportError, AttributeError, ValueError) as error:

@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import math
 import os
+import re
 import subprocess
 import uuid
 from collections.abc import Iterable, Mapping
@@ -169,8 +170,8 @@ def check_environment(path: Path, environment: Mapping[str, Any] | None) -> None
     """
     about = Path(path) / "run.json"
     there = json.loads(about.read_text(encoding="utf-8")).get("environment") if about.exists() else None
-    # Before it was written down, the name told: those of the registry have a family in front.
-    unnamed = there is None and "/" not in read_config(path).env
+    # Before it was written down, the name told: family/task, or module:factory.
+    unnamed = there is None and not {"/", ":"} & set(read_config(path).env)
     if environment is None and (there is not None or unnamed):
         kind = f", a {there['object']}" if there else ""
         raise ConfigError(
@@ -193,7 +194,7 @@ def check_environment(path: Path, environment: Mapping[str, Any] | None) -> None
 
 def default_path(config: Config) -> Path:
     """Below ``runs/``: the same settings have the same directory, so that the same command goes on."""
-    env = config.env.replace("/", "-").replace("|", "-")
+    env = re.sub(r"[/|:]", "-", config.env)
     settings = json.dumps(plain(config.to_dict()), sort_keys=True)
     mark = hashlib.sha256(settings.encode()).hexdigest()[:6]
     return Path("runs") / f"{env}_{config.algorithm}_{config.sharing}_seed{config.seed}_{mark}"
