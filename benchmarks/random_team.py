@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from fp3o_jax import Config, optimizer, xla
-from fp3o_jax.advantages import normalize_advantages
-from fp3o_jax.networks import ActorCritic
-from fp3o_jax.schedules import CONDITIONS, make_algorithm
-from fp3o_jax.sharing import make_sharing
-from fp3o_jax.update import Batch, make_update
+from fp3o_jax import Config, xla
+from fp3o_jax.method.advantages import normalize_advantages
+from fp3o_jax.method.schedules import CONDITIONS, make_algorithm
+from fp3o_jax.method.update import Batch, make_update
+from fp3o_jax.team import optimizer
+from fp3o_jax.team.actor_critic import ActorCritic
+from fp3o_jax.team.sharing import make_sharing
 from harness import Repeated, compiled
 
 # Too small to move a policy: every timed update works on the same numbers, and no ratio overflows.

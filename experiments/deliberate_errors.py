@@ -42,91 +42,98 @@ def of_family(record: str) -> tuple[str, ...]:
 
 MISTAKES = {
     "the dependent step takes another pipeline's weights": Mistake(
-        "update.py", "log_weight = joint(weights, log_rho)", "log_weight = joint(weights[::-1], log_rho)"
+        "method/update.py",
+        "log_weight = joint(weights, log_rho)",
+        "log_weight = joint(weights[::-1], log_rho)",
     ),
     "ratios relative to the intermediate policies": Mistake(
-        "update.py",
+        "method/update.py",
         "rows = batch.of_agents(agents)\n",
         "rows = batch.replace(log_prob=batch.log_prob + log_rho).of_agents(agents)\n",
     ),
     "the policy loss counts dead agents": Mistake(
-        "optimise.py",
+        "method/optimise.py",
         "sample_shares(alive, kept, sharing.component,",
         "sample_shares(jnp.ones_like(alive), kept, sharing.component,",
     ),
     "heads learn as slowly as trunks": Mistake(
-        "sharing.py",
+        "team/sharing.py",
         "return np.maximum(1.0, np.minimum(sizes, owned) / np.bincount(self.head))",
         "return np.ones(len(sizes))",
     ),
     "entropy is a penalty": Mistake(
-        "update.py", "(surrogate + hp.entropy_coef * entropy)", "(surrogate - hp.entropy_coef * entropy)"
+        "method/update.py",
+        "(surrogate + hp.entropy_coef * entropy)",
+        "(surrogate - hp.entropy_coef * entropy)",
     ),
     "HAPPO without the factor of the agents before": Mistake(
-        "schedules.py",
+        "method/schedules.py",
         "position[None, :] < jnp.arange(n)[:, None]",
         "position[None, :] < 0 * jnp.arange(n)[:, None]",
         of_family("happo_discrete_clipped"),
     ),
     "HARL's factor relative to the behaviour policy, from the states of chunks": Mistake(
-        "update.py",
+        "method/update.py",
         'if algorithm.ratios == "stage":',
         'if algorithm.ratios == "stages":',
         of_family("happo_discrete_shared or happo_discrete_recurrent_7"),
     ),
     "HAPPO's critic is fitted in every stage": Mistake(
-        "schedules.py", "critics_once=True)", "critics_once=False)", of_family("happo_discrete_clipped")
+        "method/schedules.py",
+        "critics_once=True)",
+        "critics_once=False)",
+        of_family("happo_discrete_clipped"),
     ),
     "critics count the living alone where their authors count all": Mistake(
-        "update.py",
+        "method/update.py",
         "batch.alive if batch.valued is None else batch.valued",
         "batch.alive",
         of_family("happo_discrete_clipped or coppo_discrete_7"),
     ),
     "A2PO's clip range does not grow": Mistake(
-        "schedules.py",
+        "method/schedules.py",
         "growing = 0.5 + 0.5 * jnp.arange(1, n + 1)[:, None] / n",
         "growing = jnp.ones((n, 1))",
         of_family("a2po_discrete_clipped"),
     ),
     "the others' ratio is not clipped": Mistake(
-        "losses.py",
+        "method/losses.py",
         "weight = jnp.clip(log_weight, jnp.log1p(-weight_clip_eps), jnp.log1p(weight_clip_eps))",
         "weight = log_weight",
         of_family("a2po_discrete_clipped or coppo_discrete_clipped"),
     ),
     "advantages are normalised for each agent where their authors do for all": Mistake(
-        "advantages.py",
+        "method/advantages.py",
         'range(1 if over == "agent" else 0, advantages.ndim)',
         "range(1, advantages.ndim)",
         of_family("a2po_discrete_clipped or coppo_discrete_clipped"),
     ),
     "the trace of A2PO's code counts lambda once": Mistake(
-        "advantages.py",
+        "method/advantages.py",
         "gae_lambda * jnp.exp(jnp.minimum(log_weight, 0.0))",
         "jnp.exp(jnp.minimum(log_weight, 0.0))",
         of_family("a2po_discrete_clipped"),
     ),
     "the first agent's advantages are corrected as well": Mistake(
-        "update.py",
+        "method/update.py",
         "jnp.where(weights.any(1)[",
         "jnp.where((weights.any(1) | True)[",
         of_family("a2po_discrete_7"),
     ),
     "the agents before keep GAE's advantages in the normalisation": Mistake(
-        "update.py",
+        "method/update.py",
         "normalize_advantages(corrected, ",
         "normalize_advantages(as_sequences(gae(batch.errors), batch.alive.shape[1]).at[agents].set(anew), ",
         of_family("a2po_discrete_clipped"),
     ),
     "the fast trace caps each ratio instead of their product": Mistake(
-        "advantages.py",
+        "method/advantages.py",
         "jnp.minimum(log_kept + log_weight, 0.0)",
         "(log_kept + jnp.minimum(log_weight, 0.0))",
         of_family("a2po_discrete_speedup"),
     ),
     "the semi-greedy order begins with luck": Mistake(
-        "schedules.py", "turn % 2 == 0", "turn % 2 == 1", of_family("test_the_recorded_order")
+        "method/schedules.py", "turn % 2 == 0", "turn % 2 == 1", of_family("test_the_recorded_order")
     ),
 }
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from fp3o_jax.schedules import CONDITIONS, Algorithm, Schedule, make_algorithm
-from fp3o_jax.sharing import Sharing, make_sharing
-from fp3o_jax.update import make_update
+from fp3o_jax.method.schedules import CONDITIONS, Algorithm, Schedule, make_algorithm
+from fp3o_jax.method.update import make_update
+from fp3o_jax.team.sharing import Sharing, make_sharing
 from golden_files import FOLDER, Golden
 
 FILES = sorted((FOLDER / "family").glob("*.npz"))

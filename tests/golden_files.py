@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fp3o_jax.advantages import TDErrors, gae, normalize_advantages, td_errors
 from fp3o_jax.config import Hyperparams
-from fp3o_jax.networks import ActorCritic
-from fp3o_jax.schedules import Schedule
-from fp3o_jax.sequences import as_sequences
-from fp3o_jax.sharing import Sharing, make_sharing
-from fp3o_jax.update import Batch
+from fp3o_jax.method.advantages import TDErrors, gae, normalize_advantages, td_errors
+from fp3o_jax.method.schedules import Schedule
+from fp3o_jax.method.sequences import as_sequences
+from fp3o_jax.method.update import Batch
+from fp3o_jax.team.actor_critic import ActorCritic
+from fp3o_jax.team.sharing import Sharing, make_sharing
 
 FOLDER = Path(__file__).parent / "golden"
 FILES = sorted(FOLDER.glob("*.npz"))

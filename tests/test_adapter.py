@@ -15,7 +15,7 @@ from brought_envs import STEPS, Aim, State, Toy
 from finite import assert_allclose, assert_array_equal
 from fp3o_jax import Config, ConfigError, check_env, make_env, make_train
 from fp3o_jax.envs.base import batch_reset, batch_step
-from fp3o_jax.networks import MASKED_LOGIT, Categorical
+from fp3o_jax.team.distributions import MASKED_LOGIT, Categorical
 
 KEY = jax.random.key(0)
 

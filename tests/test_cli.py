@@ -11,7 +11,7 @@ from rich.console import Console
 
 from fp3o_jax import Config, cli, xla
 from fp3o_jax.cli import main
-from fp3o_jax.config import PRESETS
+from fp3o_jax.presets import PRESETS
 from fp3o_jax.runs import RunOptions, run_training
 
 SMALL = [

@@ -10,10 +10,11 @@ import pytest
 
 from finite import assert_array_equal
 from fp3o_jax import Config, ConfigError
-from fp3o_jax.config import PRESETS, Hyperparams
+from fp3o_jax.config import Hyperparams
+from fp3o_jax.method.schedules import ALGORITHMS, CONDITIONS, SELECTIONS
+from fp3o_jax.presets import PRESETS
 from fp3o_jax.runs import RunOptions
 from fp3o_jax.runs.sinks import WandbOptions
-from fp3o_jax.schedules import ALGORITHMS, CONDITIONS, SELECTIONS
 from fp3o_jax.seeds import seed_key, seed_keys
 
 

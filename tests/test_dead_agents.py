@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from finite import assert_array_equal
 from fp3o_jax import make_train
-from fp3o_jax.advantages import normalize_advantages
-from fp3o_jax.losses import explained_variance, masked_mean
-from fp3o_jax.schedules import make_algorithm
-from fp3o_jax.update import make_update, policy_change
+from fp3o_jax.method.advantages import normalize_advantages
+from fp3o_jax.method.losses import explained_variance, masked_mean
+from fp3o_jax.method.schedules import make_algorithm
+from fp3o_jax.method.update import make_update, policy_change
 from toy_envs import mortal
 from update_helpers import ACTIONS, HP, differs, make_batch, networks, start
 

@@ -9,10 +9,10 @@ import pytest
 
 from family_files import FILES, FamilyRecord
 from finite import assert_allclose
-from fp3o_jax import optimizer
-from fp3o_jax.advantages import TRACES, gae, normalize_advantages, relative_advantage
-from fp3o_jax.schedules import semi_greedy_order
-from fp3o_jax.sequences import as_sequences
+from fp3o_jax.method.advantages import TRACES, gae, normalize_advantages, relative_advantage
+from fp3o_jax.method.schedules import semi_greedy_order
+from fp3o_jax.method.sequences import as_sequences
+from fp3o_jax.team import optimizer
 from golden_files import assert_change, flat
 
 precisions = pytest.mark.parametrize("double", [False, True], ids=["float32", "float64"])

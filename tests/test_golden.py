@@ -11,11 +11,12 @@ import pytest
 
 import numpy_networks
 from finite import assert_allclose
-from fp3o_jax import losses, optimizer
-from fp3o_jax.networks import Normed
-from fp3o_jax.schedules import CONDITIONS, make_algorithm
-from fp3o_jax.sequences import as_sequences
-from fp3o_jax.update import make_update
+from fp3o_jax.kernels.dense import Normed
+from fp3o_jax.method import losses
+from fp3o_jax.method.schedules import CONDITIONS, make_algorithm
+from fp3o_jax.method.sequences import as_sequences
+from fp3o_jax.method.update import make_update
+from fp3o_jax.team import optimizer
 from golden_files import FILES, Golden, assert_change, flat
 
 

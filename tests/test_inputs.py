@@ -12,11 +12,11 @@ import pytest
 from finite import assert_allclose, assert_array_equal
 from fp3o_jax import Config, ConfigError, load_policy, make_evaluate, make_train
 from fp3o_jax.envs import Environment, Observation, Outcome
-from fp3o_jax.inputs import CLIP, measure, merge, nothing_seen, standardize
-from fp3o_jax.networks import ActorCritic
 from fp3o_jax.policy import Policy, architecture
 from fp3o_jax.runs.checkpoints import Checkpoints
-from fp3o_jax.sharing import Sharing
+from fp3o_jax.team.actor_critic import ActorCritic
+from fp3o_jax.team.inputs import CLIP, measure, merge, nothing_seen, standardize
+from fp3o_jax.team.sharing import Sharing
 
 # Compiled in half the time.
 quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finite import assert_allclose
-from fp3o_jax.advantages import TDErrors
-from fp3o_jax.schedules import make_algorithm
+from fp3o_jax.method.advantages import TDErrors
+from fp3o_jax.method.schedules import make_algorithm
 from update_helpers import (
     COUNT,
     ENVS,

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finite import assert_allclose, assert_array_equal
-from fp3o_jax import losses, normalization
-from fp3o_jax.advantages import (
+from fp3o_jax.method import losses, normalization
+from fp3o_jax.method.advantages import (
     TRACES,
     TDErrors,
     gae,

@@ -9,16 +9,12 @@ from scipy import stats
 
 from finite import assert_allclose, assert_array_equal
 from fp3o_jax.config import ConfigError
-from fp3o_jax.inputs import standardize
-from fp3o_jax.networks import (
-    ActorCritic,
-    Categorical,
-    DiagonalGaussian,
-    Normed,
-    product,
-    recur,
-)
-from fp3o_jax.sharing import Sharing, make_sharing, take
+from fp3o_jax.kernels.dense import Normed, product
+from fp3o_jax.kernels.gru import recur
+from fp3o_jax.team.actor_critic import ActorCritic
+from fp3o_jax.team.distributions import Categorical, DiagonalGaussian
+from fp3o_jax.team.inputs import standardize
+from fp3o_jax.team.sharing import Sharing, make_sharing, take
 
 
 def build(sharing, *, obs=(4, 4, 4), actions=(3, 3, 3), discrete=True, recurrent=False, agent_id=True):

@@ -10,12 +10,13 @@ import pytest
 
 import numpy_updates
 from finite import assert_allclose
-from fp3o_jax import Config, optimizer
-from fp3o_jax.advantages import TDErrors
-from fp3o_jax.networks import Categorical
-from fp3o_jax.schedules import CONDITIONS, make_algorithm
-from fp3o_jax.sharing import apply_grouped, make_sharing
-from fp3o_jax.update import Batch, make_update
+from fp3o_jax import Config
+from fp3o_jax.method.advantages import TDErrors
+from fp3o_jax.method.schedules import CONDITIONS, make_algorithm
+from fp3o_jax.method.update import Batch, make_update
+from fp3o_jax.team import optimizer
+from fp3o_jax.team.distributions import Categorical
+from fp3o_jax.team.sharing import apply_grouped, make_sharing
 
 STEPS, ENVS, OBS, STATE, ACTIONS, WIDTH, EPOCHS = 6, 5, 4, 3, 3, 2, 3
 COUNT = STEPS * ENVS

@@ -89,8 +89,8 @@ def test_continuous_actions_have_their_own_sizes():
     """A team whose agents differ in the number of action dimensions."""
     base = architecture(make_train(Config(env="matrix/xor", hidden_size=8)))
     settings = base | {"obs_sizes": [3, 5], "action_sizes": [1, 2], "discrete": False, "agent_id": False}
-    from fp3o_jax.networks import ActorCritic
-    from fp3o_jax.sharing import Sharing
+    from fp3o_jax.team.actor_critic import ActorCritic
+    from fp3o_jax.team.sharing import Sharing
 
     networks = ActorCritic(
         sharing=Sharing((0, 0), (0, 0)),

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finite import assert_allclose, assert_array_equal
-from fp3o_jax.schedules import ALGORITHMS, CONDITIONS, SELECTIONS, make_algorithm
+from fp3o_jax.method.schedules import ALGORITHMS, CONDITIONS, SELECTIONS, make_algorithm
 
 agents = st.integers(1, 9)
 seeds = st.integers(0, 2**31 - 1)

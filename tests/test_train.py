@@ -12,8 +12,8 @@ import pytest
 from finite import assert_allclose, assert_array_equal
 from fp3o_jax import Config, ConfigError, config, make_env, make_train
 from fp3o_jax.envs import matrix
-from fp3o_jax.networks import ActorCritic
-from fp3o_jax.sequences import as_steps
+from fp3o_jax.method.sequences import as_steps
+from fp3o_jax.team.actor_critic import ActorCritic
 
 TINY = {
     "env": "matrix/climbing",
@@ -195,7 +195,7 @@ def test_a_time_limit_is_not_an_end(bootstrap, recurrent, low, high):
     )
     train = make_train(config, env=limited())
     state = jax.jit(train)(jax.random.key(0))["state"]
-    from fp3o_jax import normalization
+    from fp3o_jax.method import normalization
 
     value, _ = train.networks.value(
         state.params["critic"],

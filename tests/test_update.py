@@ -7,11 +7,12 @@ import pytest
 
 import update_helpers as helpers
 from finite import assert_allclose, assert_array_equal
-from fp3o_jax import optimizer
-from fp3o_jax import update as update_module
-from fp3o_jax.schedules import CONDITIONS, SELECTIONS, make_algorithm
-from fp3o_jax.sequences import as_sequences, make_blocks
-from fp3o_jax.update import make_update, policy_change
+from fp3o_jax.kernels.blocks import make_blocks
+from fp3o_jax.method import update as update_module
+from fp3o_jax.method.schedules import CONDITIONS, SELECTIONS, make_algorithm
+from fp3o_jax.method.sequences import as_sequences
+from fp3o_jax.method.update import make_update, policy_change
+from fp3o_jax.team import optimizer
 from update_helpers import COUNT, HP, LENGTH, assert_same, differs, make_batch, networks
 
 SHARINGS = ("full", "partial", "none", "by_type")

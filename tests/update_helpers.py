@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from finite import assert_allclose
-from fp3o_jax import Config, optimizer
-from fp3o_jax.advantages import TDErrors
-from fp3o_jax.networks import ActorCritic
-from fp3o_jax.schedules import CONDITIONS, make_algorithm
-from fp3o_jax.sharing import make_sharing
-from fp3o_jax.update import Batch, make_update
+from fp3o_jax import Config
+from fp3o_jax.method.advantages import TDErrors
+from fp3o_jax.method.schedules import CONDITIONS, make_algorithm
+from fp3o_jax.method.update import Batch, make_update
+from fp3o_jax.team import optimizer
+from fp3o_jax.team.actor_critic import ActorCritic
+from fp3o_jax.team.sharing import make_sharing
 
 STEPS, ENVS, OBS, STATE, ACTIONS = 6, 4, 4, 5, 3
 LENGTH, COUNT = 1, STEPS * ENVS

@@ -13,7 +13,8 @@ from rich.table import Table
 
 from fp3o_jax import xla
 from fp3o_jax.arguments import in_one_style
-from fp3o_jax.config import PRESETS, Config, ConfigError, unknown
+from fp3o_jax.config import Config, ConfigError, unknown
+from fp3o_jax.presets import PRESETS
 from fp3o_jax.runs import RunError, RunOptions, evaluate_run, render_run, run_training
 from fp3o_jax.runs.directory import read_config, read_options
 from fp3o_jax.runs.progress import tell

@@ -1,7 +1,7 @@
 """What a run is: one frozen, typed, validated dataclass.
 
-This is the only source of defaults, help texts and presets. The docstring under each field is what
-``fp3o train --help`` prints.
+This is the only source of defaults and help texts; presets are instances of it. The docstring under each
+field is what ``fp3o train --help`` prints.
 """
 
 from __future__ import annotations
@@ -395,76 +395,3 @@ def _nearest_divisors(total: int, wanted: int) -> str:
     below = next((d for d in range(min(wanted, total), 0, -1) if total % d == 0), 1)
     above = next(d for d in range(min(wanted, total), total + 1) if total % d == 0)
     return " or ".join(str(d) for d in sorted({below, above}))
-
-
-class Preset(NamedTuple):
-    """A config by name."""
-
-    summary: str
-    config: Config
-
-
-_SMAC_REFERENCE = Config(
-    total_env_steps=5_000_000,
-    num_envs=8,
-    rollout_length=400,
-    recurrent=True,
-    chunk_length=10,
-    actor_lr=5e-4,
-    critic_lr=5e-4,
-)
-
-_MAMUJOCO_REFERENCE = Config(
-    env="mabrax/halfcheetah_6x1",
-    total_env_steps=10_000_000,
-    num_envs=4,
-    rollout_length=1000,
-    num_minibatches=32,
-    actor_lr=1e-5,
-    critic_lr=3e-4,
-    entropy_coef=0.001,
-)
-
-PRESETS: dict[str, Preset] = {
-    "smax-3m": Preset(
-        "SMAX 3m, tuned for many environments: three minutes on two cores",
-        Config(
-            total_env_steps=2_000_000,
-            actor_lr=2e-3,
-            critic_lr=2e-3,
-            lr_schedule="linear",
-            epochs=3,
-            num_minibatches=2,
-            max_grad_norm=0.5,
-        ),
-    ),
-    "mpe-spread": Preset(
-        "MPE simple_spread: about a minute on two cores",
-        Config(
-            env="mpe/simple_spread",
-            num_envs=128,
-            rollout_length=32,
-            actor_lr=2e-3,
-            critic_lr=2e-3,
-            lr_schedule="linear",
-            num_minibatches=2,
-        ),
-    ),
-    "mabrax-halfcheetah": Preset(
-        "a half-cheetah of six agents: ten minutes on two cores",
-        Config(
-            env="mabrax/halfcheetah_6x1",
-            num_envs=64,
-            rollout_length=64,
-            actor_lr=1e-3,
-            critic_lr=1e-3,
-            lr_schedule="linear",
-            num_minibatches=4,
-            entropy_coef=0.001,
-        ),
-    ),
-    "smax-reference": Preset("SMAX with the settings of the FP3O reference for SMAC", _SMAC_REFERENCE),
-    "mabrax-reference": Preset(
-        "MABrax with the settings of the FP3O reference for MAMuJoCo", _MAMUJOCO_REFERENCE
-    ),
-}

@@ -16,8 +16,8 @@ from jax import Array
 
 from fp3o_jax.config import ConfigError
 from fp3o_jax.envs.spaces import Bounds, existing_actions, playable, to_bounds
-from fp3o_jax.networks import ActorCritic
-from fp3o_jax.sharing import Sharing
+from fp3o_jax.team.actor_critic import ActorCritic
+from fp3o_jax.team.sharing import Sharing
 
 if TYPE_CHECKING:
     from fp3o_jax.train import Trainer

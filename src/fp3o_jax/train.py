@@ -11,18 +11,20 @@ import jax.numpy as jnp
 from flax import struct
 from jax import Array
 
-from fp3o_jax import normalization, optimizer, xla
-from fp3o_jax.advantages import gae, normalize_advantages, td_errors
+from fp3o_jax import xla
 from fp3o_jax.config import Config, ConfigError, Hyperparams
 from fp3o_jax.envs import Environment, make_env
-from fp3o_jax.losses import explained_variance
-from fp3o_jax.networks import ActorCritic
-from fp3o_jax.normalization import ValueNorm
-from fp3o_jax.rollout import RolloutState, Trajectory, collect, init_rollout
-from fp3o_jax.schedules import CONDITIONS, Algorithm, Schedule, make_algorithm
-from fp3o_jax.sequences import as_sequences, as_steps
-from fp3o_jax.sharing import make_sharing
-from fp3o_jax.update import Batch, Metrics, make_update
+from fp3o_jax.method import normalization
+from fp3o_jax.method.advantages import gae, normalize_advantages, td_errors
+from fp3o_jax.method.losses import explained_variance
+from fp3o_jax.method.normalization import ValueNorm
+from fp3o_jax.method.rollout import RolloutState, Trajectory, collect, init_rollout
+from fp3o_jax.method.schedules import CONDITIONS, Algorithm, Schedule, make_algorithm
+from fp3o_jax.method.sequences import as_sequences, as_steps
+from fp3o_jax.method.update import Batch, Metrics, make_update
+from fp3o_jax.team import optimizer
+from fp3o_jax.team.actor_critic import ActorCritic
+from fp3o_jax.team.sharing import make_sharing
 
 #: Steps of an episode, for the number of initial states that an update draws by itself.
 SHORT_EPISODE = 16

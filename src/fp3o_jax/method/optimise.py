@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from fp3o_jax import optimizer
-from fp3o_jax.batch import Batch, Minibatch, Stage
 from fp3o_jax.config import Hyperparams
-from fp3o_jax.sequences import make_blocks, sum_over
-from fp3o_jax.sharing import Sharing, active_groups, sample_shares, weights_of, with_weights
+from fp3o_jax.kernels.blocks import make_blocks, sum_over
+from fp3o_jax.method.batch import Batch, Minibatch, Stage
+from fp3o_jax.team import optimizer
+from fp3o_jax.team.sharing import Sharing, active_groups, sample_shares, weights_of, with_weights
 
 Metrics = dict[str, Array]
 #: (params, samples, shares, stage, hyperparams) -> what the samples add to a loss, and to means over samples.

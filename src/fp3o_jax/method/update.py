@@ -1,9 +1,9 @@
 """The second half of an iteration: the pipeline update, one ``lax.scan`` over the stages of a schedule.
 
 The whole family runs through ``run_stage`` in :func:`make_update`; what differs is the schedule
-(:mod:`fp3o_jax.schedules`). Critics learn nothing from the policies' steps and are fitted behind them. The
-gradient steps of both are those of :mod:`fp3o_jax.optimise`, on the losses of :func:`actors_of` and
-:func:`critics_of`.
+(:mod:`fp3o_jax.method.schedules`). Critics learn nothing from the policies' steps and are fitted behind
+them. The gradient steps of both are those of :mod:`fp3o_jax.method.optimise`, on the losses of
+:func:`actors_of` and :func:`critics_of`.
 """
 
 from __future__ import annotations
@@ -18,15 +18,18 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from fp3o_jax import losses, optimizer
-from fp3o_jax.advantages import TDErrors, gae, normalize_advantages
-from fp3o_jax.batch import Batch, Stage, draw_minibatches
 from fp3o_jax.config import Hyperparams
-from fp3o_jax.networks import ActorCritic, Distribution
-from fp3o_jax.optimise import Metrics, Part, Shares, make_optimise, make_optimise_apart
-from fp3o_jax.schedules import Algorithm, Schedule
-from fp3o_jax.sequences import as_sequences, as_steps, make_blocks
-from fp3o_jax.sharing import take
+from fp3o_jax.kernels.blocks import make_blocks
+from fp3o_jax.method import losses
+from fp3o_jax.method.advantages import TDErrors, gae, normalize_advantages
+from fp3o_jax.method.batch import Batch, Stage, draw_minibatches
+from fp3o_jax.method.optimise import Metrics, Part, Shares, make_optimise, make_optimise_apart
+from fp3o_jax.method.schedules import Algorithm, Schedule
+from fp3o_jax.method.sequences import as_sequences, as_steps
+from fp3o_jax.team import optimizer
+from fp3o_jax.team.actor_critic import ActorCritic
+from fp3o_jax.team.distributions import Distribution
+from fp3o_jax.team.sharing import take
 
 
 def joint(weights: Array, log_ratio: Array) -> Array:

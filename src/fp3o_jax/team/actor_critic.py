@@ -1,347 +1,32 @@
-"""What an agent's policy and value function are, and how all agents' are evaluated at once.
-
-The modules describe one agent on sequences ``[L, N, features]`` (L steps of N sequences); for feed-forward
-networks L is only another batch axis. :class:`ActorCritic` runs them for all agents, whoever shares what.
-"""
+"""The policies and value functions of all agents, evaluated at once, whoever shares what."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.linen import initializers
 from jax import Array
 
-from fp3o_jax.inputs import Statistics, measure, merge, normalize, nothing_seen, standardize
-from fp3o_jax.sharing import Sharing, apply_grouped, take
-
-GAIN = 2.0**0.5
-MASKED_LOGIT = -1e10
-EPSILON = 1e-5  # of every LayerNorm behind a layer
-
-
-class Distribution(Protocol):
-    """A policy's action distribution; leading axes are free."""
-
-    def sample(self, key: Array) -> Array: ...
-
-    def mode(self) -> Array: ...
-
-    def log_prob(self, action: Array) -> Array: ...
-
-    def entropy(self) -> Array: ...
-
-
-class Categorical(NamedTuple):
-    """Discrete actions; logits [..., A], unavailable ones at ``MASKED_LOGIT``. Actions are int [...]."""
-
-    logits: Array
-
-    def sample(self, key: Array) -> Array:
-        return jax.random.categorical(key, self.logits)
-
-    def mode(self) -> Array:
-        return self.logits.argmax(-1)
-
-    def log_prob(self, action: Array) -> Array:
-        log_probs = jax.nn.log_softmax(self.logits)
-        return jnp.take_along_axis(log_probs, action[..., None], -1)[..., 0]
-
-    def entropy(self) -> Array:
-        log_probs = jax.nn.log_softmax(self.logits)
-        return -(jnp.exp(log_probs) * log_probs).sum(-1)
-
-
-class DiagonalGaussian(NamedTuple):
-    """Continuous actions [..., A]; ``mask`` is 0 at padded dimensions, which add nothing anywhere."""
-
-    mean: Array
-    std: Array
-    mask: Array
-
-    def sample(self, key: Array) -> Array:
-        return self.mode() + self.std * self.mask * jax.random.normal(key, self.mean.shape)
-
-    def mode(self) -> Array:
-        return self.mean * self.mask
-
-    def log_prob(self, action: Array) -> Array:
-        z = (action - self.mean) / self.std
-        per_dimension = -0.5 * z**2 - jnp.log(self.std) - 0.5 * np.log(2 * np.pi)
-        return (per_dimension * self.mask).sum(-1)
-
-    def entropy(self) -> Array:
-        per_dimension = 0.5 + 0.5 * np.log(2 * np.pi) + jnp.log(self.std)
-        return (per_dimension * self.mask).sum(-1)
-
-
-class GRU(nn.Module):
-    """One gated recurrent layer with separate input and recurrent biases (Cho et al., 2014, as in cuDNN).
-
-    The inputs of the whole sequence are projected in one product; only the recurrent one is in the scan.
-    """
-
-    @nn.compact
-    def __call__(self, x: Normed, hidden: Array, starts: Array) -> Array:
-        """x [L, N, W], hidden [N, W] before the first step, starts [L, N] bool -> states [L, N, W]."""
-        width = hidden.shape[-1]
-        w_input = self.param("w_input", initializers.orthogonal(), (x.scale.shape[-1], 3 * width))
-        b_input = self.param("b_input", initializers.zeros, (3 * width,))
-        w_hidden = self.param("w_hidden", initializers.orthogonal(), (width, 3 * width))
-        b_hidden = self.param("b_hidden", initializers.zeros, (3 * width,))
-
-        return recur(x.linear(w_input, b_input), hidden, starts, w_hidden, b_hidden)
-
-
-def _gates(projected: Array, recurrent: Array) -> tuple[Array, Array, Array]:
-    """Reset and update gate and candidate state [..., W] from what inputs and states say, [..., 3 W]."""
-    x_r, x_z, x_n = jnp.split(projected, 3, -1)
-    h_r, h_z, h_n = jnp.split(recurrent, 3, -1)
-    reset = jax.nn.sigmoid(x_r + h_r)
-    return reset, jax.nn.sigmoid(x_z + h_z), jnp.tanh(x_n + reset * h_n)
-
-
-@jax.custom_vjp
-def recur(projected: Array, hidden: Array, starts: Array, kernel: Array, bias: Array) -> Array:
-    """A GRU's states.
-
-    In its gradient only what needs the step behind is done step by step; the rest is done at once.
-
-    Args:
-        projected: [L, N, 3 W] what the inputs say to reset gate, update gate and candidate.
-        hidden: [N, W] before the first step.
-        starts: [L, N] bool, the state is forgotten before this step.
-        kernel, bias: [W, 3 W], [3 W], of the states.
-
-    Returns:
-        [L, N, W] after each step.
-    """
-
-    def step(h: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
-        # The barrier makes XLA's CPU backend copy its slices first: it does not vectorise what reads through.
-        x, start = jax.lax.optimization_barrier(inputs)
-        h = jnp.where(start[:, None], 0.0, h)
-        _, update, candidate = _gates(x, h @ kernel + bias)
-        h = candidate + update * (h - candidate)
-        return h, h
-
-    return jax.lax.scan(step, hidden, (projected, starts))[1]
-
-
-def _recur_forward(projected: Array, hidden: Array, starts: Array, kernel: Array, bias: Array):
-    states = recur(projected, hidden, starts, kernel, bias)
-    return states, (projected, hidden, starts, kernel, bias, states)
-
-
-def _recur_backward(residuals: tuple[Array, ...], cotangent: Array):
-    projected, hidden, starts, kernel, bias, states = residuals
-    before = jnp.where(starts[..., None], 0.0, jnp.concatenate([hidden[None], states[:-1]]))
-    recurrent = product(before, kernel) + bias
-    reset, update, candidate = _gates(projected, recurrent)
-    # What a change of the state after a step owes to the arguments of candidate, update and reset gate.
-    by_candidate = (1.0 - update) * (1.0 - candidate**2)
-    by_update = (before - candidate) * update * (1.0 - update)
-    by_reset = by_candidate * recurrent[..., 2 * hidden.shape[-1] :] * reset * (1.0 - reset)
-    by_recurrent = jnp.concatenate([by_reset, by_update, by_candidate * reset], -1)
-    # Transposed once, which the barrier keeps from being undone: XLA's CPU backend would do it in every step,
-    # in many times the time of the step's product.
-    transposed = jax.lax.optimization_barrier(kernel.T)
-
-    def step(behind: Array, inputs: tuple[Array, ...]) -> tuple[Array, Array]:
-        cotangent, factors, update, start = jax.lax.optimization_barrier(inputs)
-        change = cotangent + behind
-        behind = change * update + (jnp.tile(change, 3) * factors) @ transposed
-        return jnp.where(start[:, None], 0.0, behind), change
-
-    inputs = (cotangent, by_recurrent, update, starts)
-    d_hidden, change = jax.lax.scan(step, jnp.zeros_like(hidden), inputs, reverse=True)
-    d_recurrent = jnp.tile(change, 3) * by_recurrent
-    d_projected = jnp.concatenate([d_recurrent[..., : 2 * hidden.shape[-1]], change * by_candidate], -1)
-    flat = d_recurrent.reshape((-1, d_recurrent.shape[-1]))
-    d_kernel = before.reshape((-1, before.shape[-1])).T @ flat
-    return d_projected, d_hidden, None, d_kernel, flat.sum(0)
-
-
-recur.defvjp(_recur_forward, _recur_backward)
-
-
-class Scale(nn.Module):
-    """Scale and bias [W] of a LayerNorm."""
-
-    width: int
-
-    @nn.compact
-    def __call__(self) -> tuple[Array, Array]:
-        scale = self.param("scale", initializers.ones, (self.width,))
-        return scale, self.param("bias", initializers.zeros, (self.width,))
-
-
-class Normed(NamedTuple):
-    """The LayerNorm (Ba et al., 2016) of ``x``, still to be taken.
-
-    Every LayerNorm here is followed by a linear layer, and taken behind its product: rows [..., W] are
-    neither centred nor scaled one by one.
-
-    Attributes:
-        x: [..., W].
-        scale, bias: [W].
-    """
-
-    x: Array
-    scale: Array
-    bias: Array
-
-    def linear(self, kernel: Array, bias: Array) -> Array:
-        """``LayerNorm(x) @ kernel + bias``: [..., W], kernel [W, V] -> [..., V].
-
-        A kernel whose columns sum to 0 does not see a row's mean, and what is left of the norm is one
-        factor for each row.
-        """
-        scaled = self.scale[:, None] * kernel
-        centred = product(self.x, scaled - scaled.mean(0))
-        variance = row_mean(self.x**2) - row_mean(self.x) ** 2
-        return centred * jax.lax.rsqrt(jnp.maximum(variance, 0.0) + EPSILON) + (self.bias @ kernel + bias)
-
-
-@jax.custom_vjp
-def product(x: Array, kernel: Array) -> Array:
-    """``x @ kernel``, [..., W] and [W, V] -> [..., V].
-
-    Its gradient is taken over one axis of all samples: the derived one runs over several at once, for
-    which XLA writes a transposed copy of all samples.
-    """
-    return x @ kernel
-
-
-def _product_backward(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
-    x, kernel = residuals
-    flat, flat_cotangent = (a.reshape((-1, a.shape[-1])) for a in (x, cotangent))
-    # Transposed where the layer narrows: the CPU's product has up to three times the speed if the short side
-    # stands first. The barrier keeps XLA from turning it round again.
-    if kernel.shape[0] > kernel.shape[1]:
-        return cotangent @ kernel.T, jax.lax.optimization_barrier(flat_cotangent.T @ flat).T
-    return cotangent @ kernel.T, flat.T @ flat_cotangent
-
-
-product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _product_backward)
-
-
-def row_mean(x: Array) -> Array:
-    """Mean over the last axis, which stays: [..., W] -> [..., 1]."""
-    weights = jnp.full((x.shape[-1], 1), 1.0 / x.shape[-1], x.dtype)
-    return jax.lax.platform_dependent(
-        x,
-        # XLA does not vectorise sums over the last axis on a CPU; its products are.
-        cpu=lambda x: jnp.matmul(x, weights, precision=jax.lax.Precision.HIGHEST),
-        default=lambda x: x.mean(-1, keepdims=True),
-    )
-
-
-class Linear(nn.Module):
-    """Weights of a linear layer, kernel [W, V] and bias [V]."""
-
-    width: int
-    size: int
-    gain: float
-
-    @nn.compact
-    def __call__(self) -> tuple[Array, Array]:
-        kernel = self.param("kernel", initializers.orthogonal(self.gain), (self.width, self.size))
-        return kernel, self.param("bias", initializers.zeros, (self.size,))
-
-
-class Trunk(nn.Module):
-    """LayerNorm on the input, two layers of Linear, ReLU and LayerNorm, and a GRU if recurrent.
-
-    The agent id enters behind the input's LayerNorm: as a one-hot with weights of its own, the same as
-    appending it there, which leaves the part that all agents have in common to be computed once.
-    """
-
-    width: int
-    recurrent: bool
-
-    @nn.compact
-    def __call__(
-        self, x: Array, mask: Array, agent_id: Array | None, hidden: Array | None, starts: Array
-    ) -> tuple[Normed, Array | None]:
-        """One agent's features.
-
-        Args:
-            x: [L, N, F] standardised input, padded to the largest agent's.
-            mask: [F] or [N, F], 1 where the feature exists.
-            agent_id: [n] or [N, n] one-hot; None where agents are told apart by their weights.
-            hidden: [N, H] state before the first step; None if feed-forward.
-            starts: [L, N] bool, an episode begins with this step.
-
-        Returns:
-            Features [L, N, width] and [L, N, H] states after each step, or None.
-        """
-        size = x.shape[-1]
-        rows = size if agent_id is None else size + agent_id.shape[-1]
-        kernel = self.param("dense_0", initializers.orthogonal(GAIN), (rows, self.width))
-        bias = self.param("bias_0", initializers.zeros, (self.width,))
-        scale, shift = Scale(size, name="input_norm")()
-        # Only the weights of the input's LayerNorm are learned: they join those of the layer behind it.
-        bias = (shift * mask) @ kernel[:size] + bias
-        if agent_id is not None:
-            bias = bias + agent_id @ kernel[size:]
-        x = product(x, scale[:, None] * kernel[:size]) + bias
-        x = Normed(nn.relu(x), *Scale(self.width, name="norm_0")())
-        x = x.linear(*Linear(self.width, self.width, GAIN, name="dense_1")())
-        x = Normed(nn.relu(x), *Scale(self.width, name="norm_1")())
-        if not self.recurrent:
-            return x, None
-        states = GRU(name="gru")(x, hidden, starts)
-        return Normed(states, *Scale(self.width, name="norm_gru")()), states
-
-
-class CategoricalHead(nn.Module):
-    """Features [..., W] -> logits [..., A]."""
-
-    num_actions: int
-
-    @nn.compact
-    def __call__(self, x: Normed, available: Array) -> Categorical:
-        logits = x.linear(*Linear(x.scale.shape[-1], self.num_actions, 0.01, name="logits")())
-        return Categorical(jnp.where(available, logits, MASKED_LOGIT))
-
-
-class GaussianHead(nn.Module):
-    """Features [..., W] -> mean [..., A]; the deviation is a parameter, ``sigmoid(log_std) / 2``."""
-
-    num_actions: int
-
-    @nn.compact
-    def __call__(self, x: Normed, available: Array) -> DiagonalGaussian:
-        mean = x.linear(*Linear(x.scale.shape[-1], self.num_actions, 0.01, name="mean")())
-        log_std = self.param("log_std", initializers.ones, (self.num_actions,))
-        std = jnp.broadcast_to(jax.nn.sigmoid(log_std) * 0.5, mean.shape)
-        return DiagonalGaussian(mean, std, jnp.broadcast_to(available, mean.shape).astype(mean.dtype))
-
-
-class ValueHead(nn.Module):
-    """Features [..., W] -> values [...]."""
-
-    @nn.compact
-    def __call__(self, x: Normed) -> Array:
-        width = x.scale.shape[-1]
-        kernel = self.param("kernel", initializers.orthogonal(1.0), (width, 1))
-        return x.linear(kernel, self.param("bias", initializers.zeros, (1,)))[..., 0]
+from fp3o_jax.kernels.dense import Normed
+from fp3o_jax.team.distributions import Distribution
+from fp3o_jax.team.inputs import Statistics, measure, merge, normalize, nothing_seen, standardize
+from fp3o_jax.team.modules import CategoricalHead, GaussianHead, Trunk, ValueHead
+from fp3o_jax.team.sharing import Sharing, apply_grouped, take
 
 
 class ActorCritic:
     """Policies and value functions of n agents under one sharing.
 
     Parameters are ``{"actor": {"trunk", "head"}, "critic": {"trunk", "head"}}``, each leaf with a leading
-    axis of groups (see :mod:`fp3o_jax.sharing`); under ``normalize_obs="running"`` each has a "normalizer"
-    as well, which no gradient moves (:mod:`fp3o_jax.inputs`). Methods take ``agents``: the int index [P] of
-    the agents that the rows of the inputs belong to, or None for all of them in order.
+    axis of groups (see :mod:`fp3o_jax.team.sharing`); under ``normalize_obs="running"`` each has a
+    "normalizer" as well, which no gradient moves (:mod:`fp3o_jax.team.inputs`). Methods take ``agents``: the
+    int index [P] of the agents that the rows of the inputs belong to, or None for all of them in order.
 
     Args:
         sharing: the partition.
@@ -429,7 +114,7 @@ class ActorCritic:
     def apart(self, agents: Array) -> ActorCritic:
         """The networks of ``agents`` [P], of which no two share weights, as of a team of P that shares none.
 
-        Their parameters are what :func:`fp3o_jax.sharing.weights_of` takes from those of all.
+        Their parameters are what :func:`fp3o_jax.team.sharing.weights_of` takes from those of all.
         """
         team = copy.copy(self)
         each = tuple(range(agents.shape[0]))

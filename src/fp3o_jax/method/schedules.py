@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from fp3o_jax.advantages import TRACES, TDErrors, relative_advantage
-from fp3o_jax.losses import double_clipped_surrogate, weighted_surrogate
+from fp3o_jax.method.advantages import TRACES, TDErrors, relative_advantage
+from fp3o_jax.method.losses import double_clipped_surrogate, weighted_surrogate
 
 
 class Schedule(NamedTuple):
@@ -52,11 +52,11 @@ class Algorithm(NamedTuple):
 
     Attributes:
         schedule: (key, n) -> :class:`Schedule`; (key, n, scores) if there are ``scores``.
-        surrogate: the objective per sample, a function of :mod:`fp3o_jax.losses`.
+        surrogate: the objective per sample, a function of :mod:`fp3o_jax.method.losses`.
         live: whether the weights are the ratios of the agents as they move within the stage (every agent
             must be owned in every stage), instead of those recorded when the stage began.
         correction: (TD errors, log weight, lambda) -> the advantages that a stage uses, where they are not
-            those of GAE; a function of :mod:`fp3o_jax.advantages`.
+            those of GAE; a function of :mod:`fp3o_jax.method.advantages`.
         normalization: over whose living samples advantages are normalised: each "agent"'s own, or all
             agents' together ("joint").
         scores: (advantages [n, ...], values [n or 1, ...], alive [n, ...]) -> [n], all that a schedule may

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from fp3o_jax.sharing import Sharing
+from fp3o_jax.team.sharing import Sharing
 
 ADAM = optax.scale_by_adam(eps=1e-5)
 PARTS = ("trunk", "head")

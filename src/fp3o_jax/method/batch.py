@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from flax import struct
 from jax import Array
 
-from fp3o_jax.advantages import TDErrors
-from fp3o_jax.sequences import as_steps
+from fp3o_jax.method.advantages import TDErrors
+from fp3o_jax.method.sequences import as_steps
 
 
 @struct.dataclass

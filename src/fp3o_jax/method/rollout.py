@@ -18,9 +18,9 @@ from fp3o_jax.envs.base import (
     select_observation,
     take_observation,
 )
-from fp3o_jax.inputs import Statistics
-from fp3o_jax.networks import ActorCritic
-from fp3o_jax.sequences import as_sequences
+from fp3o_jax.method.sequences import as_sequences
+from fp3o_jax.team.actor_critic import ActorCritic
+from fp3o_jax.team.inputs import Statistics
 
 
 @struct.dataclass
@@ -50,7 +50,7 @@ class RolloutState:
 @struct.dataclass
 class Trajectory:
     """T steps of B environments: what agents saw and did as N = T / L * B sequences of L steps each (see
-    :mod:`fp3o_jax.sequences`), where the update reads it; the rest time first.
+    :mod:`fp3o_jax.method.sequences`), where the update reads it; the rest time first.
 
     Attributes:
         obs: [n, L, N, O], standardised, as the networks take it.

@@ -1,0 +1,1 @@
+"""The papers' method: schedules, losses, advantages, rollout and update."""

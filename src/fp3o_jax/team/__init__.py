@@ -1,0 +1,1 @@
+"""Networks of all agents, who shares what, and the optimiser of shared parameters."""
