@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import time
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,58 +15,22 @@ from jax import Array
 from rich.console import Console
 from rich.table import Table
 
-from fp3o_jax.config import Config, ConfigError, settle_types
+from fp3o_jax.config import Config
 from fp3o_jax.runs.checkpoints import Checkpoint, Checkpoints, SaveError
-from fp3o_jax.runs.directory import RunDirectory, about, check_environment, described, plain
+from fp3o_jax.runs.directory import RunDirectory, about, check_environment, described
 from fp3o_jax.runs.journal import Journal, all_stopped
 from fp3o_jax.runs.marl_eval import marl_eval
+from fp3o_jax.runs.options import RunOptions
 from fp3o_jax.runs.programs import Programs, evaluation_keys, initialiser
 from fp3o_jax.runs.progress import TrainingProgress, phase, tell
 from fp3o_jax.runs.signals import Interrupted, deferred
-from fp3o_jax.runs.sinks import WandbOptions, make_sinks
+from fp3o_jax.runs.sinks import make_sinks
 from fp3o_jax.seeds import seed_keys
 from fp3o_jax.train import Trainer, TrainState, make_train
 
 
 class RunError(RuntimeError):
     """A run could not go on; what is on the disk is whole."""
-
-
-@dataclasses.dataclass(frozen=True)
-class RunOptions:
-    """What is done around the training, which does not depend on it."""
-
-    run_dir: Path | None = None
-    """directory to write to, or to go on with; by default the one below runs/ that belongs to the settings"""
-    eval_episodes: int = 512
-    """episodes that the policy of each seed is evaluated on"""
-    eval_every: int = 0
-    """evaluate after every so many updates, greedily and sampling; 0: greedily at the end alone"""
-    checkpoint_seconds: float = 60.0
-    """save the whole state at least this often; 0: after every update"""
-    keep_checkpoints: int = 3
-    """newest checkpoints to keep, besides the best one"""
-    wandb: WandbOptions = dataclasses.field(default_factory=WandbOptions)
-    tensorboard: bool = False
-    """write TensorBoard event files to the run directory as well"""
-
-    def __post_init__(self) -> None:
-        settle_types(self)
-        for name, least in (("eval_episodes", 1), ("eval_every", 0), ("keep_checkpoints", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least {least}")
-        if not self.checkpoint_seconds >= 0:
-            raise ConfigError(f"checkpoint_seconds={self.checkpoint_seconds} must be at least 0")
-
-    def to_dict(self) -> dict[str, Any]:
-        """All but the place, as JSON holds it."""
-        return plain({k: v for k, v in dataclasses.asdict(self).items() if k != "run_dir"})
-
-    @classmethod
-    def from_dict(cls, options: Mapping[str, Any], run_dir: Path) -> RunOptions:
-        """The inverse of ``to_dict``."""
-        wandb = options["wandb"] | {"tags": tuple(options["wandb"]["tags"])}
-        return cls(run_dir, **{**options, "wandb": WandbOptions(**wandb)})
 
 
 def run_training(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,8 @@ from jax import Array
 
 from fp3o_jax import xla
 from fp3o_jax.evaluation import make_evaluate
+from fp3o_jax.runs.options import RunOptions
 from fp3o_jax.train import Trainer, TrainState
-
-if TYPE_CHECKING:
-    from fp3o_jax.runs.loop import RunOptions
 
 
 class Programs:

@@ -1,0 +1,49 @@
+"""What is done around the training."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fp3o_jax.config import ConfigError, settle_types
+from fp3o_jax.runs.directory import plain
+from fp3o_jax.runs.sinks import WandbOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """What is done around the training, which does not depend on it."""
+
+    run_dir: Path | None = None
+    """directory to write to, or to go on with; by default the one below runs/ that belongs to the settings"""
+    eval_episodes: int = 512
+    """episodes that the policy of each seed is evaluated on"""
+    eval_every: int = 0
+    """evaluate after every so many updates, greedily and sampling; 0: greedily at the end alone"""
+    checkpoint_seconds: float = 60.0
+    """save the whole state at least this often; 0: after every update"""
+    keep_checkpoints: int = 3
+    """newest checkpoints to keep, besides the best one"""
+    wandb: WandbOptions = dataclasses.field(default_factory=WandbOptions)
+    tensorboard: bool = False
+    """write TensorBoard event files to the run directory as well"""
+
+    def __post_init__(self) -> None:
+        settle_types(self)
+        for name, least in (("eval_episodes", 1), ("eval_every", 0), ("keep_checkpoints", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least {least}")
+        if not self.checkpoint_seconds >= 0:
+            raise ConfigError(f"checkpoint_seconds={self.checkpoint_seconds} must be at least 0")
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the place, as JSON holds it."""
+        return plain({k: v for k, v in dataclasses.asdict(self).items() if k != "run_dir"})
+
+    @classmethod
+    def from_dict(cls, options: Mapping[str, Any], run_dir: Path) -> RunOptions:
+        """The inverse of ``to_dict``."""
+        wandb = options["wandb"] | {"tags": tuple(options["wandb"]["tags"])}
+        return cls(run_dir, **{**options, "wandb": WandbOptions(**wandb)})
