@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finite import assert_array_equal
+from finite import assert_allclose, assert_array_equal
 from fp3o_jax import make_train
 from fp3o_jax.method.advantages import normalize_advantages
 from fp3o_jax.method.losses import explained_variance, masked_mean
@@ -96,20 +96,28 @@ def test_statistics_are_those_of_the_living(seed):
     jax.tree.map(assert_array_equal, ours, statistics(*plain))
 
 
+SIZES = {"num_envs": 4, "rollout_length": 12, "total_env_steps": 96, "hidden_size": 8, "chunk_length": 4}
+
+
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "environment"),
     [
-        {"algorithm": "ippo", "recurrent": True},
-        {"algorithm": "a2po", "sharing": "none"},
-        {"algorithm": "fp3o", "sharing": "partial"},
+        ({"algorithm": "a2po", "sharing": "none"}, {}),
+        # Dead at the cut alone, where all critics see the observations.
+        (
+            {"algorithm": "fp3o", "sharing": "partial"},
+            {"dead_at": (5,), "state_size": 8, "joint_state": True},
+        ),
+        # Dead at the cut and before, and alive again in between.
+        ({"algorithm": "ippo", "recurrent": True}, {"dead_at": (1, 2, 5)}),
     ],
 )
-def test_a_run_does_not_depend_on_what_the_dead_see(settings):
-    sizes = {"num_envs": 4, "rollout_length": 12, "total_env_steps": 96, "hidden_size": 8, "chunk_length": 4}
+def test_a_run_does_not_depend_on_what_the_dead_see(settings, environment):
 
     @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def run(seen_by_the_dead):
-        train = make_train({**sizes, **settings, "epochs": 2}, env=mortal(seen_by_the_dead))
+        env = mortal(seen_by_the_dead, **environment)
+        train = make_train({**SIZES, **settings, "epochs": 2}, env=env)
         out = train(jax.random.key(0))
         return out["state"].params, out["state"].value_norm, out["metrics"]
 
@@ -118,3 +126,43 @@ def test_a_run_does_not_depend_on_what_the_dead_see(settings):
         assert np.isfinite(ours[2][name]).all()
     for fill in (1.0, jnp.nan, 1e30):
         jax.tree.map(assert_array_equal, ours, run(jnp.asarray(fill)))
+
+
+@pytest.mark.parametrize("normalize_obs", ["layer", "running"])
+@pytest.mark.parametrize("algorithm", ["mappo", "ippo"])
+def test_what_was_seen_is_what_is_learned_from(algorithm, normalize_obs):
+    """A GRU goes on through the death of an agent that comes back: nothing learned, nothing has changed."""
+    settings = {"algorithm": algorithm, "recurrent": True, "normalize_obs": normalize_obs, "chunk_length": 12}
+    nothing = {"actor_lr": 1e-30, "critic_lr": 1e-30, "epochs": 1, "normalize_values": False}
+    train = make_train({**SIZES, **settings, **nothing}, env=mortal(2.0, dead_at=(1, 2)))
+
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    def run(key):
+        state, _ = train.update(train.init(key))
+        trajectory = train.collect(state, key)[1]
+        batch = train.batch(state, trajectory)[0]
+        value, _ = train.networks.value(
+            state.params["critic"], batch.critic_inputs, batch.critic_hidden, batch.starts
+        )
+        living = batch.of_the_living()
+        again, _ = train.networks.value(
+            state.params["critic"], living.critic_inputs, batch.critic_hidden, batch.starts
+        )
+        counted = batch.alive[: len(value)] > 0
+        values = [jnp.where(counted, x, 0.0) for x in (batch.value, value, again)]
+        return train.update(state)[1]["agent_kl"], values
+
+    kl, (recorded, value, again) = run(jax.random.key(0))
+    assert_allclose(kl, np.zeros(2), atol=1e-9)
+    assert_allclose(value, recorded, rtol=1e-5, atol=1e-6)
+    assert_allclose(again, recorded, rtol=1e-5, atol=1e-6)
+
+
+def test_a_run_in_float64():
+    with jax.enable_x64(True):
+        for settings in ({}, {"recurrent": True, "algorithm": "ippo"}, {"normalize_obs": "running"}):
+            train = make_train({**SIZES, **settings}, env=mortal(0.0))
+            state = jax.eval_shape(train.init, jax.random.key(0))
+            after, metrics = jax.eval_shape(train.update, state)
+            assert jax.tree.structure(after) == jax.tree.structure(state)
+            assert metrics["entropy"].dtype == np.float64

@@ -7,7 +7,7 @@ from fp3o_jax import Environment
 from fp3o_jax.envs import Observation, Outcome
 
 
-def _environment(name, reset, step, obs_size, state_size, num_actions=3, truncates=True, time_limit=None):
+def _environment(name, reset, step, obs_size, state_size, num_actions=3, truncates=True, **settings):
     return Environment(
         name=name,
         agents=("agent_0", "agent_1"),
@@ -15,23 +15,26 @@ def _environment(name, reset, step, obs_size, state_size, num_actions=3, truncat
         action_sizes=(num_actions,) * 2,
         discrete=True,
         state_size=state_size,
-        time_limit=time_limit,
+        time_limit=settings.pop("time_limit", None),
         truncates=truncates,
         reports_wins=False,
         agent_types=("agent",) * 2,
         reset=reset,
         step=step,
+        **settings,
     )
 
 
-def mortal(seen_by_the_dead):
-    """Episodes of 5 steps, of which agent 1 lives one. Dead it sees ``seen_by_the_dead``, and is free to act;
-    the reward is what the living do."""
+def mortal(seen_by_the_dead, dead_at=(1, 2, 3, 4, 5), **settings):
+    """Episodes of 5 steps, after those of which in ``dead_at`` agent 1 is dead. Dead it sees
+    ``seen_by_the_dead``, and is free to act; the reward is what the living do."""
+    dead = jnp.zeros(6, bool).at[jnp.array(dead_at)].set(True)
 
     def observe(t, features):
-        alive = jnp.array([True, False]) | (t == 0)
+        alive = jnp.array([True, False]) | ~dead[t]
         obs = jnp.where(alive[:, None], features, seen_by_the_dead)
-        return Observation(obs, features[0], jnp.ones((2, 3), bool), alive)
+        state = obs.ravel() if settings.get("joint_state") else features[0]
+        return Observation(obs, state, jnp.ones((2, 3), bool), alive)
 
     def features(key):
         return jax.random.normal(key, (2, 4))
@@ -41,11 +44,11 @@ def mortal(seen_by_the_dead):
 
     def step(key, t, actions):
         right = actions == jnp.array([0, 2])
-        reward = right[0] + jnp.where(t == 0, right[1], 0)
+        reward = right[0] + jnp.where(dead[t], 0, right[1])
         outcome = Outcome(reward.astype(jnp.float32), jnp.zeros((), bool), t == 4, jnp.zeros((), bool))
         return t + 1, observe(t + 1, features(key)), outcome
 
-    return _environment("mortal", reset, step, 4, 4)
+    return _environment("mortal", reset, step, 4, **{"state_size": 4, **settings})
 
 
 def state_of(start, t):

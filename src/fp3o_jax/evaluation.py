@@ -13,7 +13,7 @@ from flax import struct
 from jax import Array
 
 from fp3o_jax.envs import Observation, Outcome
-from fp3o_jax.envs.base import batch_reset, batch_step
+from fp3o_jax.envs.base import batch_reset, batch_step, of_living
 from fp3o_jax.train import Trainer
 
 STEP_LIMIT = 10_000
@@ -49,7 +49,7 @@ def _advance(trainer: Trainer, params: Any, play: Play, greedy: bool) -> tuple[P
     mask = seen.action_mask
     distribution, hidden = trainer.networks.policy(
         params["actor"],
-        trainer.networks.standardize_obs(params["actor"], seen.obs)[:, None],
+        of_living(trainer.networks.standardize_obs(params["actor"], seen.obs), seen.alive)[:, None],
         None if mask is None else mask[:, None],
         play.hidden,
         jnp.zeros((1, episodes), bool),

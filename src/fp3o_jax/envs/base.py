@@ -73,8 +73,8 @@ class Environment:
         action_sizes: [n] number of actions of each agent, or of action dimensions.
         discrete: kind of action: int [n], or float [n, A] padded to the largest.
         state_size: features of the global state; 0 if there is none.
-        time_limit: no episode is longer than this many steps plus one; None if not known. It helps to choose
-            sizes; nothing that is computed depends on it.
+        time_limit: no episode is longer than this many steps plus one; None if not known. It says how many
+            initial states are worth drawing, and where the playing of a single episode gives up.
         truncates: whether ``truncated`` can ever be set.
         reports_wins: whether ``won`` means anything.
         agent_types: [n] type of each agent; None where types change from episode to episode.
@@ -137,13 +137,19 @@ def batch_step(
         keys: [B].
         states: [B, ...].
         actions: of all agents.
-        alive: [n, B] who acts. They see the last observation of an episode: many environments call every
-            agent done then, which does not tell the dead.
+        alive: [n, B] who acts. Where an episode ends and everyone is said to be done, as many environments
+            do, which does not tell the dead, they see its last observation.
     """
     step = jax.vmap(env.step, in_axes=(0, 0, 1), out_axes=(0, _batched(env.discrete), 0))
     states, observation, outcome = step(keys, states, actions)
-    alive = jnp.where(outcome.done, alive, observation.alive)
+    told = observation.alive | ~observation.alive.any(0)
+    alive = jnp.where(outcome.done, alive & told, observation.alive)
     return states, _seen(env, observation.replace(alive=alive)), outcome
+
+
+def of_living(x: Array, alive: Array) -> Array:
+    """Zeros in place of what dead agents see; x [n, B, ...], alive [n, B]."""
+    return jnp.where(alive.reshape(alive.shape + (1,) * (x.ndim - 2)), x, 0.0)
 
 
 def _seen(env: Environment, observation: Observation) -> Observation:
@@ -153,7 +159,7 @@ def _seen(env: Environment, observation: Observation) -> Observation:
     of a loss multiply, and a NaN times 0 is NaN. Where an agent has no action available, all that it has are:
     else padded ones could be drawn.
     """
-    obs = jnp.where(observation.alive[..., None], observation.obs, 0.0)
+    obs = of_living(observation.obs, observation.alive)
     state, mask = observation.global_state, observation.action_mask
     if env.joint_state:
         state = jnp.concatenate([obs[i, :, :size] for i, size in enumerate(env.obs_sizes)], axis=-1)

@@ -82,8 +82,9 @@ def _play(env: Environment, steps: int) -> _Seen:
         key_action, key_step, key_reset = jax.random.split(key, 3)
         state, after, outcome = env.step(key_step, state, act(key_action, before))
         done = outcome.done
-        # At the end nobody acts any more, whatever is said of the living.
+        # At the end nobody acts any more, whatever is said of the living; what was cut is looked at, though.
         alive = after.alive & ~done
+        looked_at = jnp.where(outcome.truncated, before.alive & (after.alive | ~after.alive.any()), alive)
         mask = before.action_mask if env.discrete else exists
         seen = _Seen(
             reward=outcome.team_reward,
@@ -95,7 +96,7 @@ def _play(env: Environment, steps: int) -> _Seen:
             revived=alive & ~before.alive,
             masked=before.alive & ~(mask & exists).any(-1),
             share=(mask & exists).sum(-1) / exists.sum(-1),
-            finite_obs=jnp.isfinite(after.obs).all(-1) | ~alive,
+            finite_obs=jnp.isfinite(after.obs).all(-1) | ~looked_at,
             # Made of observations, it is made anew of what the living see.
             finite_state=jnp.isfinite(after.global_state).all() | env.joint_state,
         )

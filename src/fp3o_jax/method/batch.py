@@ -32,7 +32,7 @@ class Batch:
         actor_hidden: [n, N, H] recurrent state before each sequence; None if feed-forward.
         critic_hidden: [c, N, H], likewise.
         errors: [n, T, B] what the advantages were summed up from, for algorithms that do so anew in each
-            stage; else None.
+            stage, or record the ratios of whole rollouts; else None.
         valued: [n, L, N] 1 where the sample counts for critics, if not where it counts for actors.
         log_weight: [n, L, N] log W, of what a stage multiplies the advantages by; None outside of stages.
     """
@@ -75,7 +75,7 @@ class Batch:
     def of_the_living(self) -> Batch:
         """Zeros in place of all that dead agents saw and did: a mask multiplies, and NaN times 0 is NaN.
 
-        What all agents have in common is there as long as one of them lives.
+        The state that all critics see stays as it is.
         """
 
         def keep(x: Array, counted: Array) -> Array:
@@ -85,7 +85,9 @@ class Batch:
 
         valued = self.alive if self.valued is None else self.valued
         masks = dict.fromkeys(("obs", "action", "log_prob", "advantage"), self.alive)
-        masks |= dict.fromkeys(("critic_inputs", "value", "target"), valued)
+        masks |= dict.fromkeys(("value", "target"), valued)
+        if self.critic_inputs.shape[0] == self.alive.shape[0]:
+            masks["critic_inputs"] = valued
         return self.replace(**{name: keep(getattr(self, name), mask) for name, mask in masks.items()})
 
     def of_block(self, cut: Callable[[Array, int], Array]) -> Batch:

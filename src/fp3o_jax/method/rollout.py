@@ -15,6 +15,7 @@ from fp3o_jax.envs.base import (
     Observation,
     batch_reset,
     batch_step,
+    of_living,
     select_observation,
     take_observation,
 )
@@ -168,7 +169,8 @@ def collect(
         return observation.global_state[None] if critics_see_state else observation.obs
 
     def critic_inputs(observation: Observation) -> Array:
-        return networks.standardize_critic_inputs(params["critic"], shown(observation))
+        x = networks.standardize_critic_inputs(params["critic"], shown(observation))
+        return of_living(x, observation.alive) if len(x) == networks.num_agents else x
 
     def judge(observation: Observation, hidden: Array | None, starts: Array) -> Judgement:
         inputs = critic_inputs(observation)[:, None]
@@ -249,7 +251,8 @@ def collect(
 
 def _act(networks: ActorCritic, params: Any, s: RolloutState, key: Array) -> dict[str, Array | None]:
     """What all agents see, do, and how likely that was; their recurrent states behind it."""
-    obs, mask = networks.standardize_obs(params, s.observation.obs), s.observation.action_mask
+    seen = s.observation
+    obs, mask = of_living(networks.standardize_obs(params, seen.obs), seen.alive), seen.action_mask
     distribution, hidden = networks.policy(
         params, obs[:, None], None if mask is None else mask[:, None], s.actor_hidden, s.starts[None]
     )
@@ -283,7 +286,7 @@ def _begin(
         beginnings: P initial states.
     """
     over = s.starts
-    counts = begun + jnp.cumsum(over)
+    counts = begun + jnp.cumsum(over, dtype=begun.dtype)
     choice = (counts - 1) % beginnings.observation.alive.shape[1]
 
     def renew(axis: int) -> Callable[[Array, Array], Array]:

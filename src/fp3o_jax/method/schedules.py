@@ -234,7 +234,7 @@ ORDERS: dict[str, OrderFn] = {"random": random_order, "semi_greedy": semi_greedy
 
 def _in_order(schedule: Callable[..., Schedule], choices: Choices, **kwargs: Any) -> Algorithm:
     """A member of the family whose agents follow one another."""
-    scores = relative_advantage if choices.order is semi_greedy_order else None
+    scores = None if choices.order is random_order else relative_advantage
     return Algorithm(partial(schedule, order=choices.order), scores=scores, **kwargs)
 
 

@@ -256,7 +256,7 @@ def make_update(
         if (num_pipelines < n and not sharing.apart) or algorithm.ratios != "behaviour":
             # Shared parameters moved the policies of agents that were recorded earlier.
             log_rho = ratios(params["actor"], batch, None)
-        metrics = means("actor", metrics, kept) | means("critic", critic_metrics, fits[1])
+        metrics = means("actor", metrics) | means("critic", critic_metrics)
         # Of the gated stages alone; without any, the condition counts as held.
         gates = schedule.gated.astype(kept.dtype)
         agents_held = jnp.where(gates.any(), gates @ held / jnp.maximum(gates.sum(), 1.0), 1.0)
@@ -296,14 +296,12 @@ def correct(
     return corrected, take(jnp.where(batch.alive > 0, normalized, 0.0), agents)
 
 
-def means(part: str, metrics: Metrics, kept: Array) -> Metrics:
-    """Of metrics [S, steps], over the stages in which some pipeline was ``kept`` [S, P].
-
-    The others have nothing to report.
-    """
+def means(part: str, metrics: Metrics) -> Metrics:
+    """Of metrics [S, steps], over the steps that some component took: the others have nothing to report."""
     metrics = dict(metrics)
-    norms = metrics.pop("grad_norm") / jnp.maximum(metrics.pop("components"), 1.0)
-    ran = jnp.broadcast_to(kept.max(1, keepdims=True), norms.shape)
+    components = metrics.pop("components")
+    norms = metrics.pop("grad_norm") / jnp.maximum(components, 1.0)
+    ran = (components > 0).astype(norms.dtype)
     return {
         name: losses.masked_mean(value, ran)
         for name, value in {f"{part}_grad_norm": norms, **metrics}.items()

@@ -37,7 +37,9 @@ def standardize(x: Array, mask: np.ndarray) -> Array:
         x: [..., F].
         mask: 1 where the feature exists, of a shape that broadcasts; known before anything is compiled.
     """
-    features = np.asarray(mask).sum(-1, keepdims=True)
+    mask = np.asarray(mask)
+    x = x if mask.all() else jnp.where(mask > 0, x, 0.0)
+    features = mask.sum(-1, keepdims=True)
     count = np.maximum(features, 1.0)
     mean = (x * mask).sum(-1, keepdims=True) / count
     variance = ((x - mean) ** 2 * mask).sum(-1, keepdims=True) / count
