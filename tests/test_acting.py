@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import gc
 import json
+import shutil
 import weakref
 
 import jax
@@ -83,10 +84,10 @@ def test_an_environment_object_is_asked_for(own):
     for use in (load_run, load_policy, evaluate_run, render_run, trained):
         with pytest.raises(ConfigError, match=said):
             use(own)
-    other = mine(obs_sizes=(7, 7))
+    other = dataclasses.replace(make_env("matrix/xor", {"num_agents": 4}), name="mine")
     for use in (load_run, load_policy, trained):
         with pytest.raises(
-            ConfigError, match=r"another environment .*obs_sizes is .* there and \[7, 7\] here"
+            ConfigError, match=r"another environment .*obs_sizes is \[1, 1\] there and \[1, 1, "
         ):
             use(own, env=other)
 
@@ -183,3 +184,26 @@ def test_playing_keeps_no_trainer_alive():
     del trainer
     gc.collect()
     assert gone() is None
+
+
+def test_reading_leaves_alone_what_is_being_written(named):
+    """Whoever looks at a run that goes on must not remove its half-written checkpoint."""
+    half = named / "checkpoints" / "7.orbax-checkpoint-tmp"
+    half.mkdir()
+    (half / "part").write_text("")
+    load_run(named)
+    assert (half / "part").exists()
+    (half / "part").unlink()
+    half.rmdir()
+
+
+def test_a_damaged_record_is_not_the_best(named, tmp_path):
+    path = tmp_path / "copy"
+    shutil.copytree(named, path)
+    (file,) = path.glob("checkpoints/*/run/metadata")
+    file.write_text("nothing that JSON holds")
+    with (
+        pytest.warns(UserWarning, match="is damaged"),
+        pytest.raises(ConfigError, match="no whole checkpoint"),
+    ):
+        load_run(path, best=True)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -438,6 +439,10 @@ class Uneven(Toy):
         return obs, state, {"agent_0": jnp.float32(1.0), "agent_1": jnp.ones(1) * 4.0}, dones, info
 
 
+def uneven():
+    return Uneven()
+
+
 def test_team_reward():
     for options, reward in (({}, 2.5), ({"reward": "mean"}, 2.5), ({"reward": "sum"}, 5.0)):
         env = make_env(Uneven(), options)
@@ -445,6 +450,17 @@ def test_team_reward():
     make_env("mpe/simple_spread", {"reward": "sum"})
     with pytest.raises(ConfigError, match=r"reward='each'.*own"):
         make_env(Toy(), {"reward": "each"})
+
+
+def test_options_reach_an_object_and_a_factory(monkeypatch):
+    """What is said of rewards is the adapter's business, and what nobody takes is refused."""
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    for env, name in ((Uneven(), "smax/3m"), (None, "test_adapter:uneven")):
+        train = make_train(Config(env=name, env_kwargs={"reward": "sum"}), env=env)
+        state = train.env.reset(KEY)[0]
+        assert float(train.env.step(KEY, state, jnp.zeros(2, int))[2].reward) == 5.0
+        with pytest.raises(ConfigError, match="env_kwargs"):
+            make_train(Config(env=name, env_kwargs={"nonsense": 3}), env=env)
 
 
 def test_rewards_of_their_own():

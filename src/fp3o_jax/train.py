@@ -278,7 +278,7 @@ def make_train(config: Config | Mapping[str, Any], env: Any = None) -> Trainer:
     """
     if not isinstance(config, Config):
         config = Config.from_dict(config)
-    environment = make_env(config.env, config.env_kwargs) if env is None else make_env(env)
+    environment = make_env(config.env if env is None else env, config.env_kwargs)
     algorithm = make_algorithm(
         config.algorithm,
         config.selection,

@@ -55,7 +55,7 @@ def make_env(env: str | Environment | Any, env_kwargs: Mapping[str, Any] | None 
     options = dict(env_kwargs or {})
     if isinstance(env, str):
         if ":" in env:
-            return dataclasses.replace(make_env(_from_factory(env, options)), name=env)
+            return dataclasses.replace(make_env(*_from_factory(env, options)), name=env)
         family, slash, task = env.partition("/")
         if not slash or family not in FAMILIES:
             raise unknown("env", env, available())
@@ -100,27 +100,30 @@ def _called(name: str, maker: Any, *args: Any, **options: Any) -> Any:
     return maker(*args, **options)
 
 
-def _from_factory(env: str, options: dict[str, Any]) -> Any:
-    """What ``module:factory`` makes; the factory may be an environment itself."""
+def _from_factory(env: str, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """What ``module:factory`` makes, and the options that are not the factory's; it may be an environment."""
     path, _, name = env.partition(":")
     here = str(Path.cwd())
-    sys.path.insert(0, here)
+    if here not in sys.path:  # and there it stays, for what the factory itself imports
+        sys.path.append(here)
     try:
         # It imports JaxMARL, which redirects the streams.
         with quiet():
             factory = importlib.import_module(path)
         for part in name.split("."):
             factory = getattr(factory, part)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:
         raise ConfigError(
-            f"env={env!r} must be module:factory, a function to be imported: {error}"
+            f"env={env!r} must be module:factory, a function to be imported: {type(error).__name__}: {error}"
         ) from error
-    finally:
-        sys.path.remove(here)
     if isinstance(factory, Environment) or not callable(factory):
-        return factory
+        return factory, options
+    # How rewards are put together is the adapter's business, unless the factory makes it its own.
+    takes = inspect.signature(factory).parameters
+    ours = {"reward"} - {*takes} if not any(p.kind == p.VAR_KEYWORD for p in takes.values()) else set()
+    rest = {name: value for name, value in options.items() if name in ours}
     try:
-        return _called(env, factory, **options)
+        return _called(env, factory, **{k: v for k, v in options.items() if k not in rest}), rest
     except ConfigError:
         raise
     except Exception as error:

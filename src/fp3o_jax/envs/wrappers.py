@@ -88,9 +88,7 @@ def inherits(obj: Any, path: str) -> bool:
 
 def _is_wrapper(env: Any) -> bool:
     """Whether an environment hands on to one inside, in its attribute ``_env``, what it does not have."""
-    if inherits(env, f"{_BASE}.MultiAgentEnv") or "_env" not in getattr(env, "__dict__", {}):
-        return False
-    return inherits(env, f"{_BASELINES}.JaxMARLWrapper") or _defined(env, "step_env") is None
+    return not inherits(env, f"{_BASE}.MultiAgentEnv") and "_env" in getattr(env, "__dict__", {})
 
 
 def innermost(env: Any) -> Any:
@@ -228,7 +226,8 @@ def optional_method(stepped: Stepped, method: str, name: str) -> Callable[[Any],
     if defined and type(env).__mro__[defined - 1].__module__ == _BASE:
         return None
     found = getattr(env, method, None)
-    if found is None:
+    # The base class's own may also come through a wrapper that hands on what it does not have.
+    if found is None or getattr(found, "__module__", None) == _BASE:
         return None
     reach = inner_state(stepped, level, name)
     if reach is None:

@@ -61,9 +61,10 @@ class Checkpoints:
     Args:
         path: directory, made if it does not exist.
         keep: how many of the newest are kept, besides the one of the highest score.
+        reading: nothing is saved, so that what lies there half-written is another process's, and left alone.
     """
 
-    def __init__(self, path: Path, keep: int = KEPT):
+    def __init__(self, path: Path, keep: int = KEPT, reading: bool = False):
         import orbax.checkpoint as ocp
         from orbax.checkpoint import checkpoint_managers as policies
 
@@ -78,7 +79,7 @@ class Checkpoints:
                 preservation_policy=policies.AnyPreservationPolicy(
                     [policies.LatestN(keep), policies.BestN(n=1, get_metric_fn=lambda m: m["score"])]
                 ),
-                cleanup_tmp_directories=True,
+                cleanup_tmp_directories=not reading,
             ),
         )
 
@@ -215,7 +216,11 @@ class Checkpoints:
             self._alias.cleanup()
 
     def _score(self, step: int) -> float:
-        return self._restore(step, run=self._args.JsonRestore()).run["score"]
+        try:
+            return self._restore(step, run=self._args.JsonRestore()).run["score"]
+        except Exception as error:  # whatever a damaged file makes of a parser: not the best
+            logging.getLogger(__name__).debug("checkpoint %s: %s", step, error)
+            return -np.inf
 
     def _restore(self, step: int, **items: Any) -> Any:
         return self._manager.restore(step, args=self._args.Composite(**items))

@@ -71,7 +71,7 @@ class RunDirectory:
         existing = self.path.exists() and any(self.path.iterdir())
         if existing and (self.path / "config.json").exists():
             _check_agrees(self.path, config)
-            check_environment(self.path, environment)
+            check_environment(self.path, environment, ("object", *SEEN))
         elif existing and not {p.name for p in self.path.iterdir()} <= _OWN:
             raise ConfigError(
                 f"run_dir={str(self.path)!r} exists and is not a run, and nothing is ever overwritten: "
@@ -158,12 +158,13 @@ def described(env: Any, adapted: Environment) -> dict[str, Any]:
     }
 
 
-def check_environment(path: Path, environment: Mapping[str, Any] | None) -> None:
+def check_environment(path: Path, environment: Mapping[str, Any] | None, names: Iterable[str] = SEEN) -> None:
     """Whether the run at ``path`` belongs to this environment object, or to none.
 
     Args:
         path: run directory.
         environment: what :func:`described` says; None if no object is given.
+        names: what must be the same of it.
 
     Raises:
         ConfigError: the run was given an object and there is none here, or one of other sizes.
@@ -182,7 +183,7 @@ def check_environment(path: Path, environment: Mapping[str, Any] | None) -> None
         return
     differences = [
         f"{name} is {there[name]!r} there and {environment[name]!r} here"
-        for name in SEEN
+        for name in names
         if there[name] != environment[name]
     ]
     if differences:

@@ -68,7 +68,7 @@ def _load(path: Path, env: Any, restore: Callable[[Checkpoints, Any], Any]) -> t
     if env is not None:
         check_environment(path, described(env, trainer.env))
     keys = seed_keys(range(config.seed, config.seed + config.num_seeds))
-    checkpoints = Checkpoints(path / "checkpoints")
+    checkpoints = Checkpoints(path / "checkpoints", reading=True)
     try:
         saved = restore(checkpoints, jax.eval_shape(jax.vmap(trainer.init), keys))
     finally:
