@@ -168,9 +168,9 @@ def _lines(result: Mapping[str, Any]) -> str:
 def source() -> str:
     """A digest of the source of what is traced: results of equal ones were computed by the same code."""
     package = Path(fp3o_jax.__file__).parent
+    host = {path for path in package.rglob("runs/**/*.py") if path.name != "programs.py"}
+    traced = sorted({*package.rglob("*.py")} - host - {package / "cli.py"})
     digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        if path.relative_to(package).parts[0] in ("runs", "cli.py"):
-            continue
-        digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes() + b"\0")
+    for path in (*traced, Path(__file__).parent / "training.py"):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:12]
