@@ -41,4 +41,4 @@ lock: setup ## resolve the dependencies anew (needs uv)
 	@sed -i '1i # Locked dependencies for Python 3.11 and 3.12, CPU JAX, tests and lint included. Made by `make lock`.' requirements.lock
 
 clean: ## remove .venv and caches
-	@rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis "$${XDG_CACHE_HOME:-$$HOME/.cache}/fp3o-jax/tests"

@@ -1,11 +1,13 @@
 """Set before JAX starts: tests run on the CPU, and programs compiled once are reused."""
 
 import os
-from pathlib import Path
+
+import platformdirs
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# In the environment, so that commands run by tests do likewise.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parent.parent / ".pytest_cache" / "jax")
+# In the environment, so that commands run by tests do likewise; for the user, so that the next checkout does.
+cache = platformdirs.user_cache_path("fp3o-jax") / "tests"
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
 # W&B's own variables are defaults of ours.
