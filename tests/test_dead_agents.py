@@ -37,7 +37,7 @@ def updated(algorithm, dead_ratios=False):
 
 
 def with_dead(batch, seed, fill):
-    """``batch``, in which the dead saw and did something else: ``fill`` where a number can stand."""
+    """``batch``, in which the dead saw something else, and did ``fill``, where a number can stand."""
     rng = np.random.default_rng(seed)
     dead = np.asarray(batch.alive) == 0
 
@@ -46,9 +46,10 @@ def with_dead(batch, seed, fill):
         return jnp.asarray(np.where(here, new, x), x.dtype)
 
     action = rng.integers(0, ACTIONS, batch.action.shape)
-    names = ("obs", "log_prob", "advantage", "value", "target")
-    changed = {name: change(getattr(batch, name), fill) for name in names}
-    return batch.replace(action=change(batch.action, action), **changed)
+    changed = {
+        name: change(getattr(batch, name), fill) for name in ("log_prob", "advantage", "value", "target")
+    }
+    return batch.replace(obs=change(batch.obs, 0.3), action=change(batch.action, action), **changed)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -73,9 +73,9 @@ class Batch:
         return rows.replace(starts=rows.starts[0], actor_hidden=hidden[0], critic_hidden=hidden[1])
 
     def of_the_living(self) -> Batch:
-        """Zeros in place of all that dead agents saw and did: a mask multiplies, and NaN times 0 is NaN.
+        """Zeros in place of what dead agents did: a mask multiplies, and NaN times 0 is NaN.
 
-        The state that all critics see stays as it is.
+        What they saw is zeros already, as the rollout records it; another copy would be a second rollout.
         """
 
         def keep(x: Array, counted: Array) -> Array:
@@ -84,10 +84,8 @@ class Batch:
             return jnp.where(here.reshape(here.shape + (1,) * (x.ndim - 3)), x, jnp.zeros((), x.dtype))
 
         valued = self.alive if self.valued is None else self.valued
-        masks = dict.fromkeys(("obs", "action", "log_prob", "advantage"), self.alive)
+        masks = dict.fromkeys(("action", "log_prob", "advantage"), self.alive)
         masks |= dict.fromkeys(("value", "target"), valued)
-        if self.critic_inputs.shape[0] == self.alive.shape[0]:
-            masks["critic_inputs"] = valued
         return self.replace(**{name: keep(getattr(self, name), mask) for name, mask in masks.items()})
 
     def of_block(self, cut: Callable[[Array, int], Array]) -> Batch:
