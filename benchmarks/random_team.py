@@ -13,8 +13,9 @@ from jax import Array
 
 from fp3o_jax import Config, xla
 from fp3o_jax.method.advantages import normalize_advantages
+from fp3o_jax.method.batch import Batch
 from fp3o_jax.method.schedules import CONDITIONS, make_algorithm
-from fp3o_jax.method.update import Batch, make_update
+from fp3o_jax.method.update import PipelineUpdate
 from fp3o_jax.team import optimizer
 from fp3o_jax.team.actor_critic import ActorCritic
 from fp3o_jax.team.sharing import make_sharing
@@ -81,15 +82,15 @@ def random_batch(key: Array, networks: ActorCritic, sizes: Sizes, state_per_agen
         ),
         action_mask=jnp.ones((*samples, sizes.num_actions), bool),
         alive=jax.random.bernoulli(next(keys), 0.8, samples).astype(jnp.float32),
-        starts=jnp.zeros((1, count), bool),
+        starts=jnp.zeros((1, 1, count), bool),
         action=jax.random.randint(next(keys), samples, 0, sizes.num_actions),
         # Fresh policies are all but uniform.
         log_prob=jnp.full(samples, -jnp.log(float(sizes.num_actions))),
         advantage=jax.random.normal(next(keys), samples),
         value=jax.random.normal(next(keys), valued),
         target=jax.random.normal(next(keys), valued),
-        actor_hidden=networks.initial_hidden(count),
-        critic_hidden=networks.initial_critic_hidden(count),
+        actor_hidden=None,
+        critic_hidden=None,
     )
 
 
@@ -127,7 +128,7 @@ def random_update(
     """
     networks, begin, batch = random_team(sharing, sizes, state_per_agent)
     chosen = make_algorithm(algorithm)
-    update = make_update(
+    update = PipelineUpdate(
         networks,
         chosen,
         epochs=sizes.epochs,

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fp3o_jax.method.schedules import CONDITIONS, Algorithm, Schedule, make_algorithm
-from fp3o_jax.method.update import make_update
+from fp3o_jax.method.update import PipelineUpdate
 from fp3o_jax.team.sharing import Sharing, make_sharing
 from golden_files import FOLDER, Golden
 
@@ -53,7 +53,7 @@ class FamilyRecord(Golden):
 
     def update(self):
         steps = self.data["critic/info/value_loss" if self.one_critic else "stage0/info/value_loss"]
-        return make_update(
+        return PipelineUpdate(
             self.networks,
             self.algorithm,
             epochs=self.meta["epochs"],

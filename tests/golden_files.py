@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,9 @@ import numpy as np
 
 from fp3o_jax.config import Hyperparams
 from fp3o_jax.method.advantages import TDErrors, gae, normalize_advantages, td_errors
+from fp3o_jax.method.batch import Batch
 from fp3o_jax.method.schedules import Schedule
 from fp3o_jax.method.sequences import as_sequences
-from fp3o_jax.method.update import Batch
 from fp3o_jax.team.actor_critic import ActorCritic
 from fp3o_jax.team.sharing import Sharing, make_sharing
 
@@ -66,7 +67,7 @@ def _asarray(x: np.ndarray) -> jax.Array:
 
 
 def _stack(trees: list[dict]) -> dict:
-    return jax.tree.map(lambda *leaves: jnp.stack([_asarray(x) for x in leaves]), *trees)
+    return jax.tree.map(lambda *leaves: _asarray(np.stack(leaves)), *trees)
 
 
 class Golden:
@@ -167,6 +168,23 @@ class Golden:
             clip=jnp.ones(owners.shape),
         )
 
+    def outputs(self, params: dict) -> tuple[jax.Array, ...]:
+        """[n, L, N] log-probabilities of the batch's actions and entropies, and [c, L, N] values.
+
+        Recurrent ones from the states that were stored.
+        """
+        return self._outputs(params, self.batch())
+
+    @functools.cached_property
+    def _outputs(self) -> Callable:
+        @jax.jit
+        def outputs(params, batch):
+            distribution, _ = self.networks.policy(params["actor"], *batch.actor_view)
+            values, _ = self.networks.value(params["critic"], *batch.critic_view)
+            return distribution.log_prob(batch.action), distribution.entropy(), values
+
+        return outputs
+
     def advantages(self) -> jax.Array:
         """[n, T, B], not normalised."""
         return gae(self.errors())
@@ -186,6 +204,15 @@ class Golden:
         )
 
     def batch(self) -> Batch:
+        """In JAX's working precision."""
+        return self._batch(jnp.result_type(float))
+
+    @functools.cache  # noqa: B019
+    def _batch(self, dtype) -> Batch:
+        # In one program: operations one by one would each be compiled.
+        return jax.jit(self._make_batch)()
+
+    def _make_batch(self) -> Batch:
         steps = self.data["logp_old"].shape[0]
 
         def sequences(x) -> jax.Array:
@@ -193,7 +220,7 @@ class Golden:
 
         def hidden(name: str) -> jax.Array | None:
             if "rec" in self.meta:
-                return as_sequences(_asarray(self.agents(name)[:, :steps, :, 0]), self.length)[:, 0]
+                return as_sequences(_asarray(self.agents(name)[:, :steps, :, 0]), self.length)[:, :1]
             return None
 
         alive = _asarray(self.agents("active_masks")[:, :steps, :, 0])
@@ -209,7 +236,7 @@ class Golden:
             ),
             action_mask=(sequences(self.agents("available_actions")[:, :steps] > 0) if has_mask else None),
             alive=as_sequences(alive, self.length),
-            starts=sequences(self.agents("masks")[:1, :steps, :, 0] == 0)[0],
+            starts=sequences(self.agents("masks")[:1, :steps, :, 0] == 0),
             action=sequences(action[..., 0].astype(np.int32) if self.discrete else action),
             log_prob=sequences(self.log_probs("logp_old")),
             advantage=as_sequences(normalize_advantages(advantage, alive, self.normalization), self.length),
@@ -217,7 +244,6 @@ class Golden:
             target=as_sequences(advantage[:critics] + value, self.length),
             actor_hidden=hidden("rnn_states"),
             critic_hidden=jax.tree.map(lambda x: x[:critics], hidden("rnn_states_critic")),
-            errors=self.errors(),
             valued=None if self.masks_values else jnp.ones_like(as_sequences(alive, self.length)),
         )
 

@@ -14,9 +14,9 @@ from fp3o_jax import make_train
 from fp3o_jax.method.advantages import normalize_advantages
 from fp3o_jax.method.losses import explained_variance, masked_mean
 from fp3o_jax.method.schedules import make_algorithm
-from fp3o_jax.method.update import make_update, policy_change
+from fp3o_jax.method.update import PipelineUpdate, policy_change
 from toy_envs import mortal
-from update_helpers import ACTIONS, HP, differs, make_batch, networks, start
+from update_helpers import ACTIONS, HP, differs, drawn, make_batch, make_errors, networks, start
 
 ALGORITHMS = ["mappo", "happo", "coppo", "a2po", "fp3o"]
 SEEDS = st.integers(0, 2**31 - 1)
@@ -27,13 +27,10 @@ def updated(algorithm, dead_ratios=False):
     """batch -> new parameters, optimiser states and metrics; no two agents share weights."""
     nets, member = networks("none", agent_id=False), make_algorithm(algorithm)
     settings = {"epochs": 2, "num_minibatches": 1, "condition": lambda a, b: a + 1e-5 >= b}
-    update = jax.jit(
-        make_update(nets, member, dead_ratios=dead_ratios, **settings),
-        compiler_options={"xla_backend_optimization_level": 0},
-    )
+    update = jax.jit(PipelineUpdate(nets, member, dead_ratios=dead_ratios, **settings))
     params, opt_state = start(nets)
-    schedule = member.schedule(jax.random.key(5), 3)
-    return lambda batch: update(params, opt_state, batch, schedule, jax.random.key(0), HP)
+    schedule, errors = drawn(algorithm, 5), make_errors(3)
+    return lambda batch: update(params, opt_state, batch, schedule, jax.random.key(0), HP, errors=errors)
 
 
 def with_dead(batch, seed, fill):
@@ -115,7 +112,7 @@ SIZES = {"num_envs": 4, "rollout_length": 12, "total_env_steps": 96, "hidden_siz
 )
 def test_a_run_does_not_depend_on_what_the_dead_see(settings, environment):
 
-    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    @jax.jit
     def run(seen_by_the_dead):
         env = mortal(seen_by_the_dead, **environment)
         train = make_train({**SIZES, **settings, "epochs": 2}, env=env)
@@ -136,18 +133,13 @@ def test_what_was_seen_is_what_is_learned_from(algorithm, normalize_obs):
     nothing = {"actor_lr": 1e-30, "critic_lr": 1e-30, "epochs": 1, "normalize_values": False}
     train = make_train({**SIZES, **settings, **nothing}, env=mortal(2.0, dead_at=(1, 2)))
 
-    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    @jax.jit
     def run(key):
         state, _ = train.update(train.init(key))
         trajectory = train.collect(state, key)[1]
         batch = train.batch(state, trajectory)[0]
-        value, _ = train.networks.value(
-            state.params["critic"], batch.critic_inputs, batch.critic_hidden, batch.starts
-        )
-        living = batch.of_the_living()
-        again, _ = train.networks.value(
-            state.params["critic"], living.critic_inputs, batch.critic_hidden, batch.starts
-        )
+        value, _ = train.networks.value(state.params["critic"], *batch.critic_view)
+        again, _ = train.networks.value(state.params["critic"], *batch.of_the_living().critic_view)
         counted = batch.alive[: len(value)] > 0
         values = [jnp.where(counted, x, 0.0) for x in (batch.value, value, again)]
         return train.update(state)[1]["agent_kl"], values

@@ -15,7 +15,7 @@ from fp3o_jax.kernels.dense import Normed
 from fp3o_jax.method import losses
 from fp3o_jax.method.schedules import CONDITIONS, make_algorithm
 from fp3o_jax.method.sequences import as_sequences
-from fp3o_jax.method.update import make_update
+from fp3o_jax.method.update import PipelineUpdate
 from fp3o_jax.team import optimizer
 from golden_files import FILES, Golden, assert_change, flat
 
@@ -27,7 +27,7 @@ def golden(request):
 
 def _update(golden, stages, epochs):
     """(params, opt_state) -> what the update makes of them, on the first ``stages`` of the schedule."""
-    update = make_update(
+    update = PipelineUpdate(
         golden.networks,
         make_algorithm("fp3o"),
         epochs=epochs,
@@ -81,14 +81,6 @@ def _updated(golden, stage, **how):
     return _iteration(golden, **how)[0] if stage else _independent_step(golden, **how)[-1]
 
 
-def _log_probs(golden, params):
-    batch = golden.batch()
-    distribution, _ = golden.networks.policy(
-        params["actor"], batch.obs, batch.action_mask, batch.actor_hidden, batch.starts
-    )
-    return distribution.log_prob(batch.action), distribution
-
-
 def _sequences(golden, name):
     return as_sequences(jnp.asarray(golden.log_probs(name)), golden.length)
 
@@ -100,14 +92,11 @@ def test_files_are_there():
 def test_outputs_at_initial_weights(golden):
     """Against the record where it has them, and against the reference's networks in float64."""
     params, batch = golden.params("init"), golden.batch()
-    log_probs, distribution = _log_probs(golden, params)
-    values, _ = golden.networks.value(
-        params["critic"], batch.critic_inputs, batch.critic_hidden, batch.starts
-    )
+    log_probs, entropy, values = golden.outputs(params)
     assert_allclose(log_probs, _sequences(golden, "logp_old"), rtol=1e-5, atol=1e-6)
     assert_allclose(values, batch.value, rtol=1e-5, atol=1e-5)
 
-    ours = log_probs, distribution.entropy(), values
+    ours = log_probs, entropy, values
     of = golden.prefixes("init")
     expected = zip(*(numpy_networks.forward(golden.data, *of(i), i) for i in range(golden.n)), strict=True)
     for x, y in zip(ours, expected, strict=True):
@@ -120,13 +109,10 @@ def test_averages_over_the_independent_step(golden):
     batch, hp = golden.batch(), golden.hyperparams
     sums = []
     for params in _independent_step(golden)[:-1]:
-        log_probs, distribution = _log_probs(golden, params)
-        values, _ = golden.networks.value(
-            params["critic"], batch.critic_inputs, batch.critic_hidden, batch.starts
-        )
+        log_probs, entropy, values = golden.outputs(params)
         log_ratio = log_probs - batch.log_prob
         terms = {
-            "dist_entropy": distribution.entropy(),
+            "dist_entropy": entropy,
             "policy_loss": -losses.clipped_surrogate(log_ratio, batch.advantage, hp.clip_eps),
             "value_loss": losses.clipped_value_loss(
                 values, batch.value, batch.target, hp.clip_eps, hp.huber_delta
@@ -171,7 +157,7 @@ def test_gae_targets(golden):
 
 def test_ratios_after_independent_step(golden):
     params = _updated(golden, 0)
-    log_ratio = _log_probs(golden, params)[0] - golden.batch().log_prob
+    log_ratio = golden.outputs(params)[0] - golden.batch().log_prob
     assert_allclose(jnp.exp(log_ratio), _sequences(golden, "stage0/ratio"), rtol=1e-4)
     joint = as_sequences(jnp.asarray(golden.data["stage0/joint_ratio"][..., 0][None]), golden.length)
     assert_allclose(jnp.exp(log_ratio.sum(0)), joint[0], rtol=1e-4)
@@ -212,7 +198,7 @@ def test_weights_after_each_step(golden, stage, network):
 @pytest.mark.parametrize("stage", [0, 1])
 def test_log_probs_after_each_step(golden, stage):
     theirs, before = _sequences(golden, f"stage{stage}/logp"), _sequences(golden, "logp_old")
-    assert_change(_log_probs(golden, _updated(golden, stage))[0], theirs, before)
+    assert_change(golden.outputs(_updated(golden, stage))[0], theirs, before)
     with jax.enable_x64(True):
-        ours = _log_probs(golden, _updated(golden, stage, double=True))[0]
+        ours = golden.outputs(_updated(golden, stage, double=True))[0]
     assert_change(ours, theirs, before, tolerance=2e-5)

@@ -8,8 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finite import assert_allclose
-from fp3o_jax.method.advantages import TDErrors
-from fp3o_jax.method.schedules import make_algorithm
 from update_helpers import (
     COUNT,
     ENVS,
@@ -19,7 +17,9 @@ from update_helpers import (
     assert_same,
     compiled,
     differs,
+    drawn,
     make_batch,
+    make_errors,
     networks,
     start,
 )
@@ -46,14 +46,13 @@ def double_precision():
         yield
 
 
-def drawn(algorithm, seed, n=N):
-    return make_algorithm(algorithm).schedule(jax.random.key(seed), n)
-
-
-def update(algorithm, nets, batch, schedule, params=None):
+def update(algorithm, nets, batch, schedule, params=None, errors=None):
     """New parameters and metrics."""
     params, opt_state = start(nets) if params is None else (params, start(nets)[1])
-    new, _, metrics = compiled(nets, algorithm)(params, opt_state, batch, schedule, jax.random.key(9), HP)
+    if algorithm == "a2po" and errors is None:
+        errors = make_errors(nets.num_agents)
+    arguments = params, opt_state, batch, schedule, jax.random.key(9), HP
+    new, _, metrics = compiled(nets, algorithm)(*arguments, errors=errors)
     return new, metrics
 
 
@@ -74,26 +73,27 @@ def test_relabelling_the_agents_permutes_the_result(algorithm, sharing, seed, or
     def rename(tree):
         return jax.tree.map(lambda x: x[back] if x.shape[0] == N else x, tree)
 
-    renamed = batch.of_agents(jnp.asarray(back)).replace(
-        errors=TDErrors(batch.errors.delta[back], batch.errors.decay)
-    )
+    renamed, errors = batch.of_rows(lambda x: np.asarray(x)[back]), make_errors(N)
+    errors_too = errors._replace(delta=np.asarray(errors.delta)[back])
     schedule_too = schedule._replace(
         owners=jnp.asarray(order)[schedule.owners], weights=schedule.weights[..., back]
     )
-    a, metrics = update(algorithm, nets, batch, schedule)
-    b, metrics_too = update(algorithm, nets, renamed, schedule_too, rename(params))
+    a, metrics = update(algorithm, nets, batch, schedule, params, errors)
+    b, metrics_too = update(algorithm, nets, renamed, schedule_too, rename(params), errors_too)
     same(rename(a), b)
     for name in metrics:
         x = metrics[name][back] if name in ("agent_kl", "agent_condition_held") else metrics[name]
         assert_allclose(x, metrics_too[name], rtol=1e-7, atol=1e-9, err_msg=name)
 
 
-def of_envs(batch, envs):
-    """The batch of some environments, in a given order."""
-    envs = jnp.asarray(envs)
-    index = (jnp.arange(STEPS)[:, None] * ENVS + envs).ravel()
-    errors = TDErrors(batch.errors.delta[:, :, envs], batch.errors.decay[:, envs])
-    return batch.of_block(lambda x, axis: jnp.take(x, index, axis=axis)).replace(errors=errors)
+def of_envs(batch, errors, envs):
+    """Batch and errors of some environments, in a given order."""
+    envs = np.asarray(envs)
+    index = (np.arange(STEPS)[:, None] * ENVS + envs).ravel()
+    return (
+        jax.tree.map(lambda x: np.asarray(x)[:, :, index], batch),
+        jax.tree.map(lambda x: np.asarray(x)[..., envs], errors),
+    )
 
 
 @pairs
@@ -102,9 +102,11 @@ def of_envs(batch, envs):
 def test_the_order_of_the_batch_does_not_matter(algorithm, sharing, seed, envs):
     nets = networks(sharing)
     batch, schedule = make_batch(start(nets)[0], nets, seed), drawn(algorithm, seed)
+    errors = make_errors(N, seed)
+    other, errors_too = of_envs(batch, errors, envs)
     same(
-        update(algorithm, nets, batch, schedule),
-        update(algorithm, nets, of_envs(batch, envs), schedule),
+        update(algorithm, nets, batch, schedule, errors=errors),
+        update(algorithm, nets, other, schedule, errors=errors_too),
     )
 
 
@@ -114,11 +116,15 @@ def test_the_order_of_the_batch_does_not_matter(algorithm, sharing, seed, envs):
 def test_environments_whose_agents_are_all_dead_change_nothing(algorithm, sharing, seed, extra):
     nets = networks(sharing)
     batch, schedule = make_batch(start(nets)[0], nets, seed), drawn(algorithm, seed)
-    larger = of_envs(batch, [*range(ENVS), *extra])
-    dead = jnp.arange(STEPS * (ENVS + 2)) % (ENVS + 2) >= ENVS
-    larger = larger.replace(alive=jnp.where(dead, 0.0, larger.alive))
+    errors = make_errors(N, seed)
+    larger, more = of_envs(batch, errors, [*range(ENVS), *extra])
+    dead = np.arange(STEPS * (ENVS + 2)) % (ENVS + 2) >= ENVS
+    larger = larger.replace(alive=np.where(dead, 0.0, larger.alive))
     assert larger.alive.shape == (N, LENGTH, COUNT + 2 * STEPS)
-    same(update(algorithm, nets, batch, schedule), update(algorithm, nets, larger, schedule))
+    same(
+        update(algorithm, nets, batch, schedule, errors=errors),
+        update(algorithm, nets, larger, schedule, errors=more),
+    )
 
 
 @pytest.mark.parametrize(
@@ -157,7 +163,6 @@ def test_padding_changes_nothing(algorithm, sharing, seed):
         action_mask=jnp.asarray(mask),
         alive=one_more(batch.alive).at[N].set(0.0),
         log_prob=one_more(batch.log_prob).at[N].set(0.0),
-        errors=None,
     )
     batch = batch.replace(obs=nets.standardize_obs(None, batch.obs))
     schedule = drawn(algorithm, seed)
@@ -175,7 +180,7 @@ def test_padding_changes_nothing(algorithm, sharing, seed):
         )
     else:
         wide_schedule = schedule._replace(weights=jnp.pad(schedule.weights, ((0, 0), (0, 0), (0, 1))))
-    a, metrics = update(algorithm, nets, batch.replace(errors=None), schedule)
+    a, metrics = update(algorithm, nets, batch, schedule)
     b, wide_metrics = update(algorithm, wide, wide_batch, wide_schedule, wide_params)
     same(a, jax.tree.map(lambda x, y: y[corner(x)], a, b))
     for name in ("entropy", "policy_loss", "value_loss", "joint_kl", "condition_sums"):
@@ -184,8 +189,7 @@ def test_padding_changes_nothing(algorithm, sharing, seed):
 
 def equal_agents(batch):
     """The first agent's samples for everybody."""
-    index = jnp.zeros(N, int)
-    return batch.of_agents(index).replace(errors=TDErrors(batch.errors.delta[index], batch.errors.decay))
+    return batch.of_rows(lambda x: np.asarray(x)[np.zeros(N, int)])
 
 
 @pytest.mark.parametrize(("algorithm", "sharing"), [("fp3o", "full"), ("coppo", "full"), ("fp3o", "none")])
@@ -196,9 +200,7 @@ def test_equal_agents_stay_equal(algorithm, sharing, seed):
     params = jax.tree.map(lambda x: jnp.broadcast_to(x[:1], x.shape), start(nets)[0])
     batch = make_batch(params, nets, seed)
     new, _ = update(algorithm, nets, equal_agents(batch), drawn(algorithm, seed), params)
-    logits = nets.policy(new["actor"], equal_agents(batch).obs, None, batch.actor_hidden, batch.starts)[
-        0
-    ].logits
+    logits = jax.jit(nets.policy)(new["actor"], *equal_agents(batch).actor_view)[0].logits
     same(logits[1:], jnp.broadcast_to(logits[0], logits[1:].shape))
     assert differs(new, params)
 
@@ -209,8 +211,8 @@ def test_equal_agents_that_share_everything_are_one_agent(seed):
     nets, alone = networks("full", agent_id=False), networks("full", 1, agent_id=False)
     params, _ = start(nets)
     batch = equal_agents(make_batch(params, nets, seed))
-    one = batch.of_agents(jnp.array([0])).replace(errors=None)
-    a, _ = update("mappo", nets, batch.replace(errors=None), drawn("mappo", seed))
+    one = batch.of_rows(lambda x: x[:1])
+    a, _ = update("mappo", nets, batch, drawn("mappo", seed))
     b, _ = update("mappo", alone, one, drawn("mappo", seed, 1), params)
     same(a, b)
 
@@ -237,8 +239,7 @@ def test_fp3o_depends_on_the_draw_only_through_the_split(seed, other, sharing):
     batch = make_batch(start(nets)[0], nets, seed)
 
     def result(seed, **settings):
-        schedule = make_algorithm("fp3o", **settings).schedule(jax.random.key(seed), N)
-        return update("fp3o", nets, batch, schedule)
+        return update("fp3o", nets, batch, drawn("fp3o", seed, **settings))
 
     same(result(seed), result(other, selection="random_derangement"))
     fixed = [result(s, split=(0.2, 0.3, 0.5))[0]["actor"] for s in range(6)]

@@ -283,8 +283,8 @@ def test_gradients_by_hand_are_the_derived_ones(axis):
 def test_critics_are_shared_apart_from_actors():
     shared = make_sharing("none", None, 3, critic_sharing="full")
     assert (shared.trunk, shared.head, shared.critic_groups) == ((0, 1, 2), (0, 1, 2), (0, 0, 0))
-    assert shared.apart and not shared.critic.apart and shared.critic.pooled
-    assert make_sharing("full", None, 3, critic_sharing="none").critic.apart
+    assert shared.independent and not shared.critic.independent and shared.critic.pooled
+    assert make_sharing("full", None, 3, critic_sharing="none").critic.independent
     groups = make_sharing("full", None, 3, critic_sharing="groups", critic_groups=[4, 2, 4])
     assert groups.critic_groups == (0, 1, 0)
     # Shared as the actors' trunks, they average over agents as the actors do.

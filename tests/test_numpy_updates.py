@@ -1,5 +1,6 @@
 """Our schedules against whole updates in float64 NumPy with gradients derived by hand."""
 
+import functools
 import itertools
 
 import jax
@@ -12,22 +13,27 @@ import numpy_updates
 from finite import assert_allclose
 from fp3o_jax import Config
 from fp3o_jax.method.advantages import TDErrors
+from fp3o_jax.method.batch import Batch
 from fp3o_jax.method.schedules import CONDITIONS, make_algorithm
-from fp3o_jax.method.update import Batch, make_update
+from fp3o_jax.method.update import PipelineUpdate
 from fp3o_jax.team import optimizer
 from fp3o_jax.team.distributions import Categorical
 from fp3o_jax.team.sharing import apply_grouped, make_sharing
+from update_helpers import drawn
 
 STEPS, ENVS, OBS, STATE, ACTIONS, WIDTH, EPOCHS = 6, 5, 4, 3, 3, 2, 3
 COUNT = STEPS * ENVS
 ALGORITHMS = ("mappo", "fp3o", "coppo", "happo", "a2po")
 #: What all algorithms have in common; their own defaults are tested apart.
 COMMON = {"normalization": "agent", "critics_once": False}
+SGD = optax.identity()
 HP = Config(actor_lr=0.5, critic_lr=0.1, clip_eps=0.1, weight_clip_eps=0.05, max_grad_norm=1e9).hyperparams
 
 
 class Linear:
     """The networks of the NumPy reference, as the update wants them."""
+
+    num_critics = None  # more than one
 
     def __init__(self, sharing):
         self.sharing = sharing
@@ -69,6 +75,21 @@ def random_batch(n, team, rng):
     return batch | {"log_prob": np.stack([team.log_prob(batch, i) for i in range(n)])}
 
 
+@functools.cache
+def compiled(algorithm, sharing, dead_ratios, settings):
+    return jax.jit(
+        PipelineUpdate(
+            Linear(sharing),
+            make_algorithm(algorithm, **dict(settings)),
+            epochs=EPOCHS,
+            num_minibatches=1,
+            condition=CONDITIONS["joint"],
+            tx=SGD,
+            dead_ratios=dead_ratios,
+        )
+    )
+
+
 def ours(algorithm, sharing, params, batch, schedule, dead_ratios=False, settings=COMMON):
     """The update that training runs, in float64 and with plain gradient descent."""
     U, W, C, c = map(jnp.asarray, params)
@@ -78,23 +99,15 @@ def ours(algorithm, sharing, params, batch, schedule, dead_ratios=False, setting
         **{k: sequences[k] for k in ("obs", "alive", "action", "log_prob", "advantage", "value", "target")},
         critic_inputs=jnp.asarray(batch["state"])[None, None],
         action_mask=None,
-        starts=jnp.zeros((1, COUNT), bool),
+        starts=np.zeros((1, 1, COUNT), bool),
         actor_hidden=None,
         critic_hidden=None,
-        errors=TDErrors(jnp.asarray(batch["delta"]), jnp.asarray(batch["decay"])),
     )
-    sgd = optax.identity()
-    update = make_update(
-        Linear(sharing),
-        make_algorithm(algorithm, **settings),
-        epochs=EPOCHS,
-        num_minibatches=1,
-        condition=CONDITIONS["joint"],
-        transform=sgd,
-        dead_ratios=dead_ratios,
-    )
-    opt_state = {name: optimizer.init(tree, sgd) for name, tree in params.items()}
-    new, _, metrics = jax.jit(update)(params, opt_state, rows, schedule, jax.random.key(0), HP)
+    errors = TDErrors(jnp.asarray(batch["delta"]), jnp.asarray(batch["decay"]))
+    update = compiled(algorithm, sharing, dead_ratios, tuple(settings.items()))
+    opt_state = {name: optimizer.init(tree, SGD) for name, tree in params.items()}
+    arguments = params, opt_state, rows, schedule, jax.random.key(0), HP
+    new, _, metrics = update(*arguments, errors=errors)
     return [
         new["actor"]["trunk"],
         new["actor"]["head"],
@@ -111,14 +124,12 @@ def both(algorithm, name, n, seed=0, order=None, dead_ratios=False, settings=COM
     team = numpy_updates.Team(params, sharing.trunk, sharing.head, name != "partial")
     batch = random_batch(n, team, rng)
     with jax.enable_x64(True):
-        schedule = make_algorithm(algorithm).schedule(jax.random.key(seed + 3), n)
+        schedule = drawn(algorithm, seed + 3, n)
         new, metrics = jax.device_get(
             ours(algorithm, sharing, params, batch, schedule, dead_ratios, settings)
         )
-        drawn = [int(i) for i in schedule.owners[:, 0]]
-    numpy_updates.update(
-        algorithm, team, batch, order or drawn, EPOCHS, HP._asdict(), dead_ratios, **settings
-    )
+        order = order or [int(i) for i in schedule.owners[:, 0]]
+    numpy_updates.update(algorithm, team, batch, order, EPOCHS, HP._asdict(), dead_ratios, **settings)
     return new, [team.U, team.W, team.C, team.c], params, metrics
 
 
@@ -179,10 +190,9 @@ def test_weights_accumulate_in_the_drawn_order(algorithm):
         for order, (new, expected, *_) in results.items()
         if all(np.allclose(x, y, atol=1e-9) for x, y in zip(new, expected, strict=True))
     ]
-    key = jax.random.key(3)
     with jax.enable_x64(True):
-        drawn = make_algorithm(algorithm).schedule(key, 3).owners[:, 0]
-    assert matching == [tuple(int(i) for i in drawn)]
+        owners = drawn(algorithm, 3).owners[:, 0]
+    assert matching == [tuple(int(i) for i in owners)]
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -201,6 +211,6 @@ def test_one_agent_is_single_agent_ppo(algorithm):
     for _ in range(EPOCHS * (2 if algorithm == "fp3o" else 1)):
         team.step(batch, [0], advantage, [1.0], "outside", hp["clip_eps"], hp)
     with jax.enable_x64(True):
-        schedule = make_algorithm(algorithm).schedule(jax.random.key(0), 1)
+        schedule = drawn(algorithm, 0, 1)
         new, _ = jax.device_get(ours(algorithm, sharing, params, batch, schedule))
     assert_same(new, [team.U, team.W, team.C, team.c], params)

@@ -8,10 +8,9 @@ import pytest
 import update_helpers as helpers
 from finite import assert_allclose, assert_array_equal
 from fp3o_jax.kernels.blocks import make_blocks
-from fp3o_jax.method import update as update_module
 from fp3o_jax.method.schedules import CONDITIONS, SELECTIONS, make_algorithm
 from fp3o_jax.method.sequences import as_sequences
-from fp3o_jax.method.update import make_update, policy_change
+from fp3o_jax.method.update import PipelineUpdate, policy_change
 from fp3o_jax.team import optimizer
 from update_helpers import COUNT, HP, LENGTH, assert_same, differs, make_batch, networks
 
@@ -29,7 +28,7 @@ def start(sharing, n=3):
 def run(algorithm, sharing, *, seed=0, n=3, batch=None, condition="off", epochs=2, **kwargs):
     params, opt_state = start(sharing, n)
     batch = make_batch(params, networks(sharing, n)) if batch is None else batch
-    schedule = make_algorithm(algorithm, **kwargs).schedule(jax.random.key(seed), n)
+    schedule = helpers.drawn(algorithm, seed, n, **kwargs)
     update = compiled(sharing, n, condition, epochs)
     return update(params, opt_state, batch, schedule, jax.random.key(9), HP)
 
@@ -52,8 +51,7 @@ def test_the_joint_condition_is_the_papers_sum():
         params, _ = start("none")
         batch = make_batch(params, nets, seed)
         new, _, _ = run("mappo", "none", batch=batch)
-        log_prob = nets.policy(new["actor"], batch.obs, None, batch.actor_hidden, batch.starts)[0]
-        log_ratio = np.asarray(log_prob.log_prob(batch.action) - batch.log_prob, np.float64)
+        log_ratio = np.asarray(helpers.log_prob_of(new, nets, batch), np.float64) - np.asarray(batch.log_prob)
         rho = np.exp(np.where(batch.alive > 0, log_ratio, 0.0))
         plain = corrected = 0.0
         for j in range(3):
@@ -78,7 +76,7 @@ def test_with_one_agent_the_independent_step_is_ppo_and_the_weight_is_one():
     """Both of FP3O's steps with n = 1 are plain PPO on the same batch, one after the other."""
     params, opt_state = start("full", 1)
     batch = make_batch(params, networks("full", 1))
-    schedule = make_algorithm("mappo").schedule(jax.random.key(0), 1)
+    schedule = helpers.drawn("mappo", 0, 1)
     ppo = compiled("full", 1)
     for _ in range(2):
         params, opt_state, _ = ppo(params, opt_state, batch, schedule, jax.random.key(0), HP)
@@ -115,22 +113,21 @@ def test_happo_is_one_agent_after_another():
     """Against single-agent PPO on hand-weighted advantages, in the order that was drawn."""
     params, _ = start("none")
     nets, batch = networks("none"), make_batch(start("none")[0], networks("none"))
-    schedule = make_algorithm("happo").schedule(jax.random.key(4), 3)
+    schedule = helpers.drawn("happo", 4, 3)
     order = [int(i) for i in schedule.owners[:, 0]]
     ours, _, _ = compiled("none")(params, start("none")[1], batch, schedule, jax.random.key(0), HP)
     weight = jnp.ones((LENGTH, COUNT))
     one = compiled("none", 1, agent_id=False)
     for i in order:
         mine = jax.tree.map(lambda x, i=i: x[i : i + 1], params)
-        part = batch.of_agents(jnp.array([i]))
+        part = batch.of_rows(lambda x, i=i: x[i : i + 1])
         part = part.replace(advantage=part.advantage * weight)
         opt_state = {name: optimizer.init(mine[name]) for name in mine}
-        single = make_algorithm("mappo").schedule(jax.random.key(0), 1)
+        single = helpers.drawn("mappo", 0, 1)
         new, _, _ = one(mine, opt_state, part, single, jax.random.key(0), HP)
         assert_same(jax.tree.map(lambda x, i=i: x[i : i + 1], ours), new)
         full = jax.tree.map(lambda x, y, i=i: x.at[i].set(y[0]), params, new)
-        log_prob = nets.policy(full["actor"], batch.obs, None, batch.actor_hidden, batch.starts)[0]
-        log_ratio = log_prob.log_prob(batch.action)[i] - batch.log_prob[i]
+        log_ratio = helpers.log_prob_of(full, nets, batch)[i] - batch.log_prob[i]
         weight = weight * jnp.exp(jnp.where(batch.alive[i] > 0, log_ratio, 0.0))
 
 
@@ -167,7 +164,7 @@ def test_a_pipeline_kept_back_alone():
 def test_groups_that_no_stage_owns_keep_their_statistics():
     params, opt_state = start("none")
     batch = make_batch(params, networks("none"))
-    schedule = jax.tree.map(lambda x: x[:1], make_algorithm("happo").schedule(jax.random.key(4), 3))
+    schedule = jax.tree.map(lambda x: x[:1], helpers.drawn("happo", 4, 3))
     owner = int(schedule.owners[0, 0])
     new, new_state, _ = compiled("none")(params, opt_state, batch, schedule, jax.random.key(0), HP)
     counts = np.asarray(new_state["actor"]["trunk"].count)
@@ -183,9 +180,11 @@ def test_minibatches_cover_the_batch(algorithm, n):
     params, opt_state = start("full", n)
     batch = make_batch(params, nets)
     member = make_algorithm(algorithm)
-    update = jax.jit(make_update(nets, member, epochs=1, num_minibatches=4, condition=CONDITIONS["joint"]))
+    settings = {"epochs": 1, "num_minibatches": 4, "condition": CONDITIONS["joint"]}
+    update = jax.jit(PipelineUpdate(nets, member, **settings))
     schedule = member.schedule(jax.random.key(0), n)
-    _, new_state, metrics = update(params, opt_state, batch, schedule, jax.random.key(0), HP)
+    errors = helpers.make_errors(n)
+    _, new_state, metrics = update(params, opt_state, batch, schedule, jax.random.key(0), HP, errors=errors)
     assert new_state["actor"]["trunk"].count == 4 * len(schedule.gated)
     assert all(np.isfinite(x).all() for x in metrics.values())
 
@@ -195,7 +194,7 @@ def test_gradient_clipping_is_per_component():
     params, opt_state = start("none")
     batch = make_batch(params, networks("none"))
     big = batch.replace(target=batch.target.at[0].multiply(100.0))
-    schedule = make_algorithm("mappo").schedule(jax.random.key(0), 3)
+    schedule = helpers.drawn("mappo", 0, 3)
     results = [
         compiled("none")(params, opt_state, b, schedule, jax.random.key(0), hp)[0] for b in (batch, big)
     ]
@@ -248,11 +247,11 @@ def test_blocks_and_agents_apart_give_the_same_update(monkeypatch, algorithm, sh
 
         def result(size):
             settings = {"epochs": 1, "num_minibatches": minibatches, "condition": CONDITIONS["joint"]}
-            update = make_update(nets, member, block_size=size, **settings)
+            update = PipelineUpdate(nets, member, block_size=size, **settings)
             return jax.jit(update)(params, opt_state, batch, schedule, jax.random.key(0), HP)
 
         results = [result(size) for size in (18, 1)]
-        monkeypatch.setattr(update_module, "make_optimise_apart", lambda networks, make, size: make(networks))
+        monkeypatch.setattr(PipelineUpdate, "_in_subteams", lambda self, make, sharing: make(self.networks))
         together = result(None)
         assert differs(together[0], params)
         for other in results:
@@ -273,10 +272,10 @@ def test_blocks_hold_few_rows_and_many_sequences(shape, target, blocks):
     ours = make_blocks(shape, target)
     assert ours == blocks
     x = jnp.arange(np.prod(shape)).reshape(shape)
-    cut = [ours.cut(i, x, 2) for i in range(ours.count)]
+    cut = [ours.cut(i, x) for i in range(ours.count)]
     assert_array_equal(ours.joined(jnp.stack(cut)), x)
     order = np.random.default_rng(0).permutation(shape[2])
-    cut = [ours.cut(i, x, 2, jnp.asarray(order)) for i in range(ours.count)]
+    cut = [ours.cut(i, x, jnp.asarray(order)) for i in range(ours.count)]
     assert_array_equal(ours.joined(jnp.stack(cut)), x[:, :, order])
 
 
@@ -287,7 +286,7 @@ def test_an_agent_that_is_never_alive_stays_exactly_where_it_is(algorithm, shari
     nets = networks(sharing)
     params, opt_state = start(sharing)
     batch = make_batch(params, nets)
-    schedule = make_algorithm(algorithm).schedule(jax.random.key(0), 3)
+    schedule = helpers.drawn(algorithm, 0, 3)
     update = compiled(sharing)
     before = update(params, opt_state, batch, schedule, jax.random.key(0), HP)[:2]
     batch = batch.replace(alive=batch.alive.at[1].set(0.0))
@@ -310,8 +309,8 @@ def test_a_minibatch_without_living_samples_is_no_step():
     batch = make_batch(params, nets)
     batch = batch.replace(alive=batch.alive.at[1].set(0.0).at[1, 0, 5].set(1.0))
     settings = {"epochs": 2, "num_minibatches": 4, "condition": CONDITIONS["off"]}
-    update = jax.jit(make_update(nets, make_algorithm("mappo"), **settings))
-    schedule = make_algorithm("mappo").schedule(jax.random.key(0), 3)
+    update = jax.jit(PipelineUpdate(nets, make_algorithm("mappo"), **settings))
+    schedule = helpers.drawn("mappo", 0, 3)
     _, opt_state, _ = update(params, opt_state, batch, schedule, jax.random.key(0), HP)
     for part in ("actor", "critic"):
         assert list(opt_state[part]["trunk"].count) == [8, 2, 8]
@@ -328,7 +327,7 @@ def test_one_critic_under_happo_takes_as_many_steps_as_its_authors(once, steps):
     member = make_algorithm("happo", critics_once=once)
     settings = {"epochs": 2, "num_minibatches": 1, "condition": CONDITIONS["off"]}
     schedule = member.schedule(jax.random.key(0), 3)
-    new, opt_state, metrics = jax.jit(make_update(nets, member, **settings))(
+    new, opt_state, metrics = jax.jit(PipelineUpdate(nets, member, **settings))(
         params, opt_state, batch, schedule, jax.random.key(0), HP
     )
     assert list(opt_state["critic"]["trunk"].count) == [steps]

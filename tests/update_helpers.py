@@ -9,8 +9,9 @@ import numpy as np
 from finite import assert_allclose
 from fp3o_jax import Config
 from fp3o_jax.method.advantages import TDErrors
+from fp3o_jax.method.batch import Batch
 from fp3o_jax.method.schedules import CONDITIONS, make_algorithm
-from fp3o_jax.method.update import Batch, make_update
+from fp3o_jax.method.update import PipelineUpdate
 from fp3o_jax.team import optimizer
 from fp3o_jax.team.actor_critic import ActorCritic
 from fp3o_jax.team.sharing import make_sharing
@@ -41,7 +42,7 @@ def networks(sharing, n=3, agent_id=True, obs=OBS, actions=ACTIONS, one_critic=F
 def compiled(nets, algorithm="fp3o", condition="joint", epochs=2):
     """The update; FP3O's also runs the schedules of those that differ from it in nothing else."""
     return jax.jit(
-        make_update(
+        PipelineUpdate(
             nets,
             make_algorithm(algorithm),
             epochs=epochs,
@@ -65,15 +66,13 @@ def _start(nets, dtype):
 @functools.cache
 def _log_prob(nets):
     return jax.jit(
-        lambda params, obs, hidden, starts, action: nets.policy(params["actor"], obs, None, hidden, starts)[
-            0
-        ].log_prob(action)
+        lambda params, batch: nets.policy(params["actor"], *batch.actor_view)[0].log_prob(batch.action)
     )
 
 
 def log_prob_of(params, nets, batch):
     """Of the batch's actions under the policies of ``params``."""
-    return _log_prob(nets)(params, batch.obs, batch.actor_hidden, batch.starts, batch.action)
+    return _log_prob(nets)(params, batch)
 
 
 def make_batch(params, nets, seed=0):
@@ -84,25 +83,41 @@ def make_batch(params, nets, seed=0):
     def normal(*shape):
         return jnp.asarray(rng.normal(size=shape), dtype)
 
-    obs = normal(n, LENGTH, COUNT, OBS)
-    starts, hidden = jnp.zeros((LENGTH, COUNT), bool), None
-    action = jnp.asarray(rng.integers(0, ACTIONS, (n, LENGTH, COUNT)))
     samples = (n, LENGTH, COUNT)
-    return Batch(
+    obs, action = normal(*samples, OBS), jnp.asarray(rng.integers(0, ACTIONS, samples))
+    batch = Batch(
         obs=obs,
         critic_inputs=normal(1, LENGTH, COUNT, STATE),
         action_mask=None,
         alive=jnp.asarray(rng.random(samples) < 0.8, dtype),
-        starts=starts,
+        starts=jnp.asarray(np.zeros((1, LENGTH, COUNT), bool)),
         action=action,
-        log_prob=_log_prob(nets)(params, obs, hidden, starts, action),
+        log_prob=jnp.asarray(np.zeros(samples), dtype),
         advantage=normal(*samples),
         value=normal(*samples),
         target=normal(*samples),
-        actor_hidden=hidden,
-        critic_hidden=hidden,
-        errors=TDErrors(normal(n, STEPS, ENVS), jnp.asarray(0.9 * (rng.random((STEPS, ENVS)) < 0.8), dtype)),
+        actor_hidden=None,
+        critic_hidden=None,
     )
+    return batch.replace(log_prob=log_prob_of(params, nets, batch))
+
+
+def make_errors(n, seed=0):
+    """What advantages are summed up from, [n, T, B]."""
+    rng, dtype = np.random.default_rng(seed), jnp.result_type(float)
+    delta, decay = rng.normal(size=(n, STEPS, ENVS)), 0.9 * (rng.random((STEPS, ENVS)) < 0.8)
+    return TDErrors(jnp.asarray(delta, dtype), jnp.asarray(decay, dtype))
+
+
+def drawn(algorithm, seed, n=3, **settings):
+    """A schedule."""
+    return _draw(algorithm, n, tuple(sorted(settings.items())))(jax.random.key(seed))
+
+
+@functools.cache
+def _draw(algorithm, n, settings):
+    member = make_algorithm(algorithm, **dict(settings))
+    return jax.jit(lambda key: member.schedule(key, n))
 
 
 def assert_same(a, b, atol=2e-6):

@@ -15,13 +15,15 @@ from fp3o_jax import xla
 from fp3o_jax.config import Config, ConfigError, Hyperparams
 from fp3o_jax.envs import Environment, make_env
 from fp3o_jax.method import normalization
-from fp3o_jax.method.advantages import gae, normalize_advantages, td_errors
+from fp3o_jax.method.advantages import TDErrors, gae, normalize_advantages, td_errors
+from fp3o_jax.method.batch import Batch
+from fp3o_jax.method.descent import Metrics
 from fp3o_jax.method.losses import explained_variance
 from fp3o_jax.method.normalization import ValueNorm
 from fp3o_jax.method.rollout import RolloutState, Trajectory, collect, init_rollout
 from fp3o_jax.method.schedules import CONDITIONS, Algorithm, Schedule, make_algorithm
 from fp3o_jax.method.sequences import as_sequences, as_steps
-from fp3o_jax.method.update import Batch, Metrics, make_update
+from fp3o_jax.method.update import PipelineUpdate
 from fp3o_jax.team import optimizer
 from fp3o_jax.team.actor_critic import ActorCritic
 from fp3o_jax.team.sharing import make_sharing
@@ -121,9 +123,9 @@ class Trainer:
         config = self.config
         key, key_rollout, key_schedule, key_update = jax.random.split(state.key, 4)
         rollout, trajectory = self.collect(state, key_rollout)
-        batch, value_norm, fit = self.batch(state, trajectory)
+        batch, errors, value_norm, fit = self.batch(state, trajectory)
         schedule = self.algorithm.draw(key_schedule, batch.advantage, batch.value, batch.alive)
-        params, opt_state, metrics = self.learn(state, batch, schedule, key_update)
+        params, opt_state, metrics = self.learn(state, batch, errors, schedule, key_update)
 
         episodes, ended = _episode_metrics(trajectory, state.episodes)
         num_updates = state.num_updates + 1
@@ -160,11 +162,12 @@ class Trainer:
             critics_see_state=self.algorithm.critics_see_state,
         )
 
-    def batch(self, state: TrainState, trajectory: Trajectory) -> tuple[Batch, ValueNorm, Array]:
+    def batch(self, state: TrainState, trajectory: Trajectory) -> tuple[Batch, TDErrors, ValueNorm, Array]:
         """The second phase: advantages and value targets; everything as sequences, agents first.
 
         Returns:
-            The batch, the value statistics after it, and the explained variance of the old values.
+            The batch, what its advantages were summed up from, the value statistics after it, and the
+            explained variance of the old values.
         """
         config, hp = self.config, state.hyperparams
         groups = jnp.array(self.networks.sharing.critic_groups)
@@ -202,7 +205,7 @@ class Trainer:
             critic_inputs=trajectory.critic_inputs,
             action_mask=trajectory.action_mask,
             alive=counted,
-            starts=as_sequences(trajectory.starts[None], length)[0],
+            starts=as_sequences(trajectory.starts[None], length),
             action=trajectory.action,
             log_prob=trajectory.log_prob,
             advantage=as_sequences(normalized, length),
@@ -210,13 +213,12 @@ class Trainer:
             target=as_sequences((target - mean) / std, length),
             actor_hidden=trajectory.actor_hidden,
             critic_hidden=trajectory.critic_hidden,
-            errors=errors,
             valued=None if config.mask_values else valued,
         )
-        return batch, value_norm, fit
+        return batch, errors, value_norm, fit
 
     def learn(
-        self, state: TrainState, batch: Batch, schedule: Schedule, key: Array
+        self, state: TrainState, batch: Batch, errors: TDErrors, schedule: Schedule, key: Array
     ) -> tuple[Any, Any, Metrics]:
         """The third phase: the stages of the schedule. New parameters, optimiser states, metrics."""
         config = self.config
@@ -224,7 +226,7 @@ class Trainer:
         if config.lr_schedule == "linear":
             # A loop over ``update`` may go on behind the end, where the rate stays 0.
             fraction = jnp.maximum(0.0, 1.0 - state.num_updates / config.num_updates)
-        update = make_update(
+        update = PipelineUpdate(
             self.networks,
             self.algorithm,
             epochs=config.epochs,
@@ -237,10 +239,10 @@ class Trainer:
         )
         if jax.default_backend() == "cpu":
             # Seeds one after another: side by side they would only push one another out of the cache.
-            update = jax.custom_batching.sequential_vmap(update)
+            update = jax.custom_batching.sequential_vmap(update.__call__)
         weights = {name: {p: part[p] for p in optimizer.PARTS} for name, part in state.params.items()}
         weights, opt_state, metrics = update(
-            weights, state.opt_state, batch, schedule, key, state.hyperparams, fraction
+            weights, state.opt_state, batch, schedule, key, state.hyperparams, fraction, errors
         )
         # What is not learned by gradients stays.
         return {name: part | weights[name] for name, part in state.params.items()}, opt_state, metrics

@@ -1,4 +1,7 @@
-"""Samples in blocks that fit a cache."""
+"""Samples in blocks that fit a cache.
+
+Samples are pytrees of arrays [rows, steps, sequences, ...], where an axis of size 1 is the same for all.
+"""
 
 from __future__ import annotations
 
@@ -30,39 +33,27 @@ class Blocks(NamedTuple):
         return self.parts * self.pieces
 
     def of_rows(self, i: Array | int, x: Array) -> Array:
-        """Block ``i``'s rows of [P, ...]; a single row is all blocks'."""
+        """Block ``i``'s rows of [P, ...] or [1, ...]."""
         if self.parts == 1 or x.shape[0] == 1:
             return x
         return jax.lax.dynamic_slice_in_dim(x, i // self.pieces * self.rows, self.rows)
 
-    def of_sequences(self, i: Array | int, x: Array, axis: int) -> Array:
-        """Block ``i``'s sequences of an array with N of them on ``axis``."""
+    def of_sequences(self, i: Array | int, x: Array, axis: int = 2) -> Array:
+        """Block ``i``'s sequences of an array with N of them, or 1, on ``axis``."""
+        if self.pieces == 1 or x.shape[axis] == 1:
+            return x
         return jax.lax.dynamic_slice_in_dim(x, i % self.pieces * self.sequences, self.sequences, axis)
 
-    def cut(self, i: Array | int, x: Array, axis: int, index: Array | None = None) -> Array:
-        """Block ``i`` of an array with rows on axis 0 and sequences on ``axis``, 1 or 2.
-
-        Args:
-            i: which block.
-            x: [P, N, ...] or [P, L, N, ...]; P = 1 where all rows have the same.
-            axis: of the sequences.
-            index: [M], the N sequences of the blocks are these of more; None if there are no others.
-        """
-        if index is None:
-            return self.of_sequences(i, self.of_rows(i, x), axis)
+    def cut(self, i: Array | int, x: Array, index: Array | None = None) -> Array:
+        """Block ``i`` of samples [P, L, N, ...]; of more of which the N are those of ``index``, if any."""
+        if index is None or x.shape[2] == 1:
+            return self.of_sequences(i, self.of_rows(i, x))
         index = self.of_sequences(i, index, 0)
         if self.parts == 1 or x.shape[0] == 1:
-            return jnp.take(x, index, axis=axis)
+            return jnp.take(x, index, axis=2)
         # In one go: rows first would be a copy of all their sequences.
         rows = i // self.pieces * self.rows + jnp.arange(self.rows)
-        between = [jnp.arange(size) for size in x.shape[1:axis]]
-        return x[jnp.ix_(rows, *between, index)]
-
-    def indices(self, i: Array | int, agents: Array | None) -> Array | None:
-        """Block ``i``'s ``agents``, where None stands for all in order."""
-        if agents is None and self.parts > 1:
-            agents = jnp.arange(self.parts * self.rows)
-        return None if agents is None else self.of_rows(i, agents)
+        return x[jnp.ix_(rows, jnp.arange(x.shape[1]), index)]
 
     def joined(self, blocks: Array) -> Array:
         """What blocks became, put together again: [count, rows, L, sequences] -> [P, L, N]."""
@@ -90,8 +81,36 @@ def make_blocks(shape: tuple[int, int, int], target: int | None, whole: bool = F
     return Blocks(num_rows // rows, rows, pieces, count // pieces)
 
 
-def sum_over(block: Callable[[Array | int], Any], count: int, zeros: Any) -> Any:
-    """``block(0) + ... + block(count - 1)``, one after another, from ``zeros`` of the result's structure."""
-    if count == 1:
+def map_in_blocks(fn: Callable[[Any], Array], samples: Any, blocks: Blocks) -> Array:
+    """``fn(samples)``, [P, L, N], one block after another."""
+    results = jax.lax.map(
+        lambda i: fn(jax.tree.map(lambda x: blocks.cut(i, x), samples)), jnp.arange(blocks.count)
+    )
+    return blocks.joined(results)
+
+
+def grad_in_blocks(
+    loss: Callable[[Any, Any], tuple[Array, Any]],
+    params: Any,
+    samples: Any,
+    blocks: Blocks,
+    index: Array | None = None,
+) -> tuple[Any, Any]:
+    """``jax.grad(loss, has_aux=True)(params, samples)``, one block after another.
+
+    Args:
+        loss: (params, samples) -> a sum over samples that is differentiated, and others that are not.
+        params: what it is differentiated by.
+        samples: [P, L, M, ...].
+        blocks: of [P, L, N].
+        index: [N] the sequences to take, of M; None for all.
+    """
+
+    def block(i: Array | int) -> tuple[Any, Any]:
+        part = jax.tree.map(lambda x: blocks.cut(i, x, index), samples)
+        return jax.grad(loss, has_aux=True)(params, part)
+
+    if blocks.count == 1:
         return block(0)
-    return jax.lax.fori_loop(0, count, lambda i, total: jax.tree.map(jnp.add, total, block(i)), zeros)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(block, 0))
+    return jax.lax.fori_loop(0, blocks.count, lambda i, sums: jax.tree.map(jnp.add, sums, block(i)), zeros)

@@ -67,8 +67,8 @@ class Trajectory:
         starts, terminated, done, won: [T, B] bool.
         reward: [T, B]; or [T, B, n], each agent's own.
         episode_return, episode_length: [T, B], of the episode up to and including this step.
-        actor_hidden: [n, N, H], before each sequence; None if feed-forward.
-        critic_hidden: [c, N, H], likewise.
+        actor_hidden: [n, 1, N, H], before each sequence; None if feed-forward.
+        critic_hidden: [c, 1, N, H], likewise.
         statistics: of what actors and critics saw, for ``normalize_obs="running"``; else empty.
     """
 
@@ -238,7 +238,7 @@ def collect(
     (state, _, _, statistics, buffers), (outcomes, hidden) = jax.lax.scan(chunk, carry, steps)
     outcomes = jax.tree.map(lambda x: x.reshape((rollout_length, *x.shape[2:])), outcomes)
     of_critics = {name: outcomes.pop(name).swapaxes(0, 1) for name in ("value", "next_value")}
-    hidden = jax.tree.map(lambda x: as_sequences(x.swapaxes(0, 1), 1)[:, 0], hidden)
+    hidden = jax.tree.map(lambda x: as_sequences(x.swapaxes(0, 1), 1), hidden)
     return state, Trajectory(
         **buffers,
         **of_critics,

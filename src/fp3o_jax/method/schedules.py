@@ -27,7 +27,7 @@ class Schedule(NamedTuple):
 
     Attributes:
         owners: [S, P] int, the agent that a pipeline owns: the index form of its one-hot mask. No agent
-            has two owners in one stage.
+            has two owners in one stage. None: pipeline p owns agent p, of all.
         weights: [S, P, n] bool, the agents whose recorded probability ratios multiply the pipeline's
             advantage.
         gated: [S] bool, whether the stage runs only where the condition holds.
@@ -35,11 +35,27 @@ class Schedule(NamedTuple):
         clip: [S, P] float, factor on the clip range of the ratio.
     """
 
-    owners: Array
+    owners: Array | None
     weights: Array
     gated: Array
     scale: Array
     clip: Array
+
+    def in_agent_order(self) -> Schedule:
+        """The same with pipelines in the order of their agents, where each stage owns them all.
+
+        Side by side, pipelines have no order of their own; in the agents' nothing has to be gathered.
+        """
+        num_pipelines, num_agents = self.weights.shape[1:]
+        if num_pipelines < num_agents:
+            return self
+        order = jnp.argsort(self.owners, axis=1)
+        return self._replace(
+            owners=None,
+            weights=jnp.take_along_axis(self.weights, order[:, :, None], axis=1),
+            scale=jnp.take_along_axis(self.scale, order, axis=1),
+            clip=jnp.take_along_axis(self.clip, order, axis=1),
+        )
 
     @property
     def masks(self) -> Array:

@@ -114,7 +114,7 @@ class ActorCritic:
     def apart(self, agents: Array) -> ActorCritic:
         """The networks of ``agents`` [P], of which no two share weights, as of a team of P that shares none.
 
-        Their parameters are what :func:`fp3o_jax.team.sharing.weights_of` takes from those of all.
+        Their parameters are what :func:`fp3o_jax.team.sharing.agent_params` takes from those of all.
         """
         team = copy.copy(self)
         each = tuple(range(agents.shape[0]))

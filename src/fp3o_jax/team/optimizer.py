@@ -20,9 +20,9 @@ ADAM = optax.scale_by_adam(eps=1e-5)
 PARTS = ("trunk", "head")
 
 
-def init(params: dict[str, Any], transform: optax.GradientTransformation = ADAM) -> dict[str, Any]:
+def init(params: dict[str, Any], tx: optax.GradientTransformation = ADAM) -> dict[str, Any]:
     """Adam statistics for ``{"trunk", "head"}``, leaves [G, ...]; every group counts its own steps."""
-    return {part: jax.vmap(transform.init)(params[part]) for part in PARTS}
+    return {part: jax.vmap(tx.init)(params[part]) for part in PARTS}
 
 
 def _per_group(values: Array, leaf: Array) -> Array:
@@ -44,7 +44,7 @@ def step(
     head_scale: np.ndarray,
     max_grad_norm: Array,
     active: dict[str, Array],
-    transform: optax.GradientTransformation = ADAM,
+    tx: optax.GradientTransformation = ADAM,
 ) -> tuple[dict[str, Any], dict[str, Any], Array]:
     """One clipped Adam step.
 
@@ -57,7 +57,7 @@ def step(
         head_scale: [G] factor on it for each head.
         max_grad_norm: bound of the norm.
         active: [G] 1 for groups to update, by part.
-        transform: gradient -> direction.
+        tx: gradient -> direction.
 
     Returns:
         New parameters, new statistics, and the sum over active components of the norms before clipping.
@@ -75,7 +75,7 @@ def step(
     for part, scale in (("trunk", 1.0), ("head", head_scale)):
         factor = shrink[sharing.component_of(part)]
         clipped = jax.tree.map(lambda g, f=factor: g * _per_group(f, g), grads[part])
-        direction, moved = jax.vmap(transform.update)(clipped, state[part])
+        direction, moved = jax.vmap(tx.update)(clipped, state[part])
         rate = -learning_rate * scale * jnp.ones(len(factor))
 
         def keep(new: Array, old: Array, on: Array = active[part]) -> Array:

@@ -60,7 +60,7 @@ class Sharing:
         return Sharing(groups, groups, groups, pooled=self.pooled or groups != self.trunk)
 
     @property
-    def apart(self) -> bool:
+    def independent(self) -> bool:
         """Whether no two agents share anything."""
         return max(self.component) + 1 == self.num_agents
 
@@ -170,7 +170,12 @@ def take(x: Any, agents: Array | None) -> Any:
     return x if agents is None else jax.tree.map(lambda leaf: jnp.asarray(leaf)[agents], x)
 
 
-def weights_of(params: Any, sharing: Sharing, agents: Array) -> Any:
+def put(x: Array, agents: Array | None, rows: Array) -> Array:
+    """``x`` [n, ...] with other ``rows`` [P, ...] of ``agents`` [P]; of all agents, in order, if None."""
+    return rows if agents is None else x.at[agents].set(rows)
+
+
+def agent_params(params: Any, sharing: Sharing, agents: Array) -> Any:
     """What each of ``agents`` [P] uses: leaves [G, ...] -> [P, ...].
 
     Args:
@@ -181,14 +186,14 @@ def weights_of(params: Any, sharing: Sharing, agents: Array) -> Any:
     return {part: take(tree, take(np.array(getattr(sharing, part)), agents)) for part, tree in params.items()}
 
 
-def with_weights(params: Any, sharing: Sharing, agents: Array, weights: Any) -> Any:
-    """``params`` with other ``weights`` [P, ...] of ``agents`` [P], of which no two share any."""
+def set_agent_params(params: Any, sharing: Sharing, agents: Array, own: Any) -> Any:
+    """``params`` with others, ``own`` [P, ...], of ``agents`` [P], of which no two share any."""
 
-    def put(part: str, tree: Any) -> Any:
+    def set_part(part: str, tree: Any) -> Any:
         groups = take(np.array(getattr(sharing, part)), agents)
-        return jax.tree.map(lambda leaf, x: leaf.at[groups].set(x), tree, weights[part])
+        return jax.tree.map(lambda leaf, x: leaf.at[groups].set(x), tree, own[part])
 
-    return {part: put(part, tree) for part, tree in params.items()}
+    return {part: set_part(part, tree) for part, tree in params.items()}
 
 
 def apply_grouped(
@@ -230,34 +235,30 @@ def apply_grouped(
     return jax.vmap(fn, in_axes=(*axes, *in_axes), axis_size=rows)(*chosen, *inputs)
 
 
-def sample_shares(
-    mask: Array, kept: Array, component: Sequence[int], pooled: bool, agents: Array | None
-) -> Array:
-    """The factors [P, ...] with which the losses of single samples add up to the scalar that is minimised.
+def loss_scale(living: Array, active: Array, sharing: Sharing, agents: Array | None) -> Array:
+    """The factors [P] with which the losses of rows' living samples add up to the scalar that is minimised.
 
-    That is the sum over components. Pooled ones contribute one masked mean over all their samples, the others
-    the mean over their agents of each agent's masked mean.
+    That is the sum over components. Pooled ones contribute one mean over all their living samples, the others
+    the mean over their agents of each agent's mean.
 
     Args:
-        mask: [P, ...] 1 where the sample counts.
-        kept: [P] 1 where the pipeline runs, else 0.
-        component: [n] component of each agent.
-        pooled: how a component's agents are averaged.
+        living: [P] how many of a row's samples count.
+        active: [P] 1 where the row learns, else 0.
+        sharing: of the parameters.
         agents: [P] agent of each row, or None for all in order.
     """
-    rows = take(np.array(component), agents)
+    component = take(np.array(sharing.component), agents)
 
     def total(per_agent: Array) -> Array:
         """[P] the sum over each row's component, at least 1."""
-        sums = jnp.zeros(max(component) + 1, mask.dtype).at[rows].add(per_agent)
-        return jnp.maximum(sums, 1.0)[rows]
+        sums = jnp.zeros(max(sharing.component) + 1, living.dtype).at[component].add(per_agent)
+        return jnp.maximum(sums, 1.0)[component]
 
-    counts = mask.sum(tuple(range(1, mask.ndim))) * kept
-    scale = total(counts) if pooled else jnp.maximum(counts, 1.0) * total(kept)
-    return mask * (kept / scale).reshape((-1,) + (1,) * (mask.ndim - 1))
+    counts = living * active
+    return active / (total(counts) if sharing.pooled else jnp.maximum(counts, 1.0) * total(active))
 
 
-def active_groups(groups: Sequence[int], kept: Array, agents: Array | None) -> Array:
-    """[G] 1 for the groups of parameters that a running pipeline optimises, else 0."""
+def active_groups(groups: Sequence[int], active: Array, agents: Array | None) -> Array:
+    """[G] 1 for the groups of parameters that an ``active`` [P] row optimises, else 0."""
     owners = take(np.array(groups), agents)
-    return jnp.zeros(max(groups) + 1, kept.dtype).at[owners].max(kept)
+    return jnp.zeros(max(groups) + 1, active.dtype).at[owners].max(active)

@@ -1,0 +1,63 @@
+"""Agents that share nothing, a few at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from fp3o_jax.kernels.blocks import make_blocks
+from fp3o_jax.team.sharing import Sharing, agent_params, set_agent_params
+
+
+def in_subteams(
+    make_descend: Callable[[Array], Callable[..., Any]], sharing: Sharing, block_size: int | None
+) -> Callable[..., Any]:
+    """As the descent of a whole stage, where no two rows use the same parameters.
+
+    Nothing that such a row does concerns another one. So a few of them at a time go through the whole stage,
+    as many as fill a block: samples and parameters stay in the cache, and those of other agents are not
+    touched.
+
+    Args:
+        make_descend: agents [P], of which no two share anything -> the descent of these alone (see
+            :func:`fp3o_jax.method.descent.make_descend`).
+        sharing: of the parameters of all agents.
+        block_size: samples of all rows that are taken at a time; None for all at once.
+    """
+
+    def descend(
+        params: Any, opt_state: Any, rows: Any, active: Array, minibatches: Array | None, *settings: Any
+    ) -> tuple[Any, Any, Any]:
+        num_rows, length, sequences = rows.alive.shape
+        if minibatches is not None:
+            sequences = minibatches.shape[1]
+        blocks = make_blocks((num_rows, length, sequences), block_size)
+        agents = jnp.arange(num_rows) if rows.agents is None else rows.agents[:, 0, 0]
+        rows = rows.replace(agents=None)
+
+        def some(i: Array) -> tuple[Any, Any, Any]:
+            pick = partial(blocks.of_rows, i * blocks.pieces)
+            these = pick(agents)
+            return make_descend(these)(
+                agent_params(params, sharing, these),
+                agent_params(opt_state, sharing, these),
+                rows.of_rows(pick),
+                pick(active),
+                minibatches,
+                *settings,
+            )
+
+        results = jax.lax.map(some, jnp.arange(blocks.parts))
+        own, moments = jax.tree.map(lambda x: x.reshape((num_rows, *x.shape[2:])), results[:2])
+        return (
+            set_agent_params(params, sharing, agents, own),
+            set_agent_params(opt_state, sharing, agents, moments),
+            jax.tree.map(lambda x: x.sum(0), results[2]),
+        )
+
+    return descend
