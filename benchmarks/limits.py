@@ -102,7 +102,7 @@ def measure(limits: Limits, report: Report, env: str, recurrent: bool) -> None:
     state = jax.jit(trainer.init)(key)
     schedule = trainer.algorithm.schedule(key, trainer.env.num_agents)
     _, trajectory = jax.jit(trainer.collect)(state, key)
-    batch, *_ = jax.jit(trainer.batch)(state, trajectory)
+    targets = jax.jit(trainer.targets)(state, trajectory)
     stages = schedule.owners.shape[0]
     share = schedule.owners.shape[1] / trainer.env.num_agents
     repetitions = round(stages * share * config.epochs)
@@ -110,12 +110,12 @@ def measure(limits: Limits, report: Report, env: str, recurrent: bool) -> None:
     samples = {"actor": steps * trainer.env.num_agents, "critic": steps * trainer.networks.num_critics}
     products, flops = plain_products(state.params, samples, repetitions)
 
-    collect, make_batch, learn = map(jax.jit, (trainer.collect, trainer.batch, trainer.learn))
+    collect, make_targets, learn = map(jax.jit, (trainer.collect, trainer.targets, trainer.learn))
     programs = {
         "iteration": Repeated(jax.jit(trainer.update, donate_argnums=0), jax.tree.map(jnp.copy, state)),
         "collect": lambda: collect(state, key),
-        "batch": lambda: make_batch(state, trajectory),
-        "learn": lambda: learn(state, batch, schedule, key),
+        "targets": lambda: make_targets(state, trajectory),
+        "learn": lambda: learn(state, targets, schedule, key),
         "bare environment": bare_environment(trainer.env, config.num_envs, config.rollout_length),
         "plain products": products,
     }

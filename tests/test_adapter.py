@@ -473,7 +473,7 @@ def test_rewards_of_their_own():
     def run(key):
         state = train.init(key)
         trajectory = train.collect(state, key)[1]
-        return train.batch(state, trajectory)[0].target, train.update(state)[1]
+        return train.targets(state, trajectory).batch.target, train.update(state)[1]
 
     target, metrics = run(KEY)
     assert target.shape == (2, 1, 10)

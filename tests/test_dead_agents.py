@@ -137,7 +137,7 @@ def test_what_was_seen_is_what_is_learned_from(algorithm, normalize_obs):
     def run(key):
         state, _ = train.update(train.init(key))
         trajectory = train.collect(state, key)[1]
-        batch = train.batch(state, trajectory)[0]
+        batch = train.targets(state, trajectory).batch
         value, _ = train.networks.value(state.params["critic"], *batch.critic_view)
         again, _ = train.networks.value(state.params["critic"], *batch.of_the_living().critic_view)
         counted = batch.alive[: len(value)] > 0

@@ -15,14 +15,11 @@ from fp3o_jax import xla
 from fp3o_jax.config import Config, ConfigError, Hyperparams
 from fp3o_jax.envs import Environment, make_env
 from fp3o_jax.method import normalization
-from fp3o_jax.method.advantages import TDErrors, gae, normalize_advantages, td_errors
-from fp3o_jax.method.batch import Batch
 from fp3o_jax.method.descent import Metrics
-from fp3o_jax.method.losses import explained_variance
 from fp3o_jax.method.normalization import ValueNorm
 from fp3o_jax.method.rollout import RolloutState, Trajectory, collect, init_rollout
 from fp3o_jax.method.schedules import CONDITIONS, Algorithm, Schedule, make_algorithm
-from fp3o_jax.method.sequences import as_sequences, as_steps
+from fp3o_jax.method.targets import Targets, make_targets
 from fp3o_jax.method.update import PipelineUpdate
 from fp3o_jax.team import optimizer
 from fp3o_jax.team.actor_critic import ActorCritic
@@ -123,9 +120,10 @@ class Trainer:
         config = self.config
         key, key_rollout, key_schedule, key_update = jax.random.split(state.key, 4)
         rollout, trajectory = self.collect(state, key_rollout)
-        batch, errors, value_norm, fit = self.batch(state, trajectory)
+        targets = self.targets(state, trajectory)
+        batch = targets.batch
         schedule = self.algorithm.draw(key_schedule, batch.advantage, batch.value, batch.alive)
-        params, opt_state, metrics = self.learn(state, batch, errors, schedule, key_update)
+        params, opt_state, metrics = self.learn(state, targets, schedule, key_update)
 
         episodes, ended = _episode_metrics(trajectory, state.episodes)
         num_updates = state.num_updates + 1
@@ -134,13 +132,13 @@ class Trainer:
         counter = jnp.int32 if total < 2**31 else jnp.float32
         metrics |= episodes | {
             "episodes": ended,
-            "explained_variance": fit,
+            "explained_variance": targets.explained_variance,
             "env_steps": num_updates.astype(counter) * config.steps_per_update,
         }
         state = state.replace(
             params=self.networks.with_seen(params, trajectory.statistics),
             opt_state=opt_state,
-            value_norm=value_norm,
+            value_norm=targets.value_norm,
             rollout=rollout,
             key=key,
             num_updates=num_updates,
@@ -162,63 +160,13 @@ class Trainer:
             critics_see_state=self.algorithm.critics_see_state,
         )
 
-    def batch(self, state: TrainState, trajectory: Trajectory) -> tuple[Batch, TDErrors, ValueNorm, Array]:
-        """The second phase: advantages and value targets; everything as sequences, agents first.
-
-        Returns:
-            The batch, what its advantages were summed up from, the value statistics after it, and the
-            explained variance of the old values.
-        """
-        config, hp = self.config, state.hyperparams
-        groups = jnp.array(self.networks.sharing.critic_groups)
-        critics = groups[: self.networks.num_critics]
-        mean, std = (x[:, None, None] for x in normalization.moments(state.value_norm, critics))
-        real_value = trajectory.value * std + mean
-        own = self.env.own_rewards
-        errors = td_errors(
-            jnp.moveaxis(trajectory.reward, -1, 0) if own else trajectory.reward,
-            real_value,
-            trajectory.next_value * std + mean,
-            trajectory.terminated if config.bootstrap_truncations else trajectory.done,
-            trajectory.done,
-            hp.gamma,
-            hp.gae_lambda,
-        )
-        advantage = gae(errors)
-        target = advantage + real_value
-        counted = trajectory.alive.astype(advantage.dtype)
-        valued = counted if config.mask_values else jnp.ones_like(counted)
-        alive = as_steps(counted, config.num_envs)
-        fit = explained_variance(real_value, target, alive)
-        value_norm = state.value_norm
-        if config.normalize_values:
-            value_norm = normalization.update(value_norm, target, as_steps(valued, config.num_envs), groups)
-            mean, std = (x[:, None, None] for x in normalization.moments(value_norm, critics))
-
-        # From here on an advantage is the agent's own, whoever shares the critic.
-        advantage = jnp.broadcast_to(advantage, alive.shape)
-        errors = errors._replace(delta=jnp.broadcast_to(errors.delta, alive.shape))
-        length = config.sequence_length
-        normalized = normalize_advantages(advantage, alive, self.algorithm.normalization)
-        batch = Batch(
-            obs=trajectory.obs,
-            critic_inputs=trajectory.critic_inputs,
-            action_mask=trajectory.action_mask,
-            alive=counted,
-            starts=as_sequences(trajectory.starts[None], length),
-            action=trajectory.action,
-            log_prob=trajectory.log_prob,
-            advantage=as_sequences(normalized, length),
-            value=as_sequences(trajectory.value, length),
-            target=as_sequences((target - mean) / std, length),
-            actor_hidden=trajectory.actor_hidden,
-            critic_hidden=trajectory.critic_hidden,
-            valued=None if config.mask_values else valued,
-        )
-        return batch, errors, value_norm, fit
+    def targets(self, state: TrainState, trajectory: Trajectory) -> Targets:
+        """The second phase: advantages and value targets; everything as sequences, agents first."""
+        over = self.algorithm.normalization
+        return make_targets(trajectory, state.value_norm, self.networks, self.config, state.hyperparams, over)
 
     def learn(
-        self, state: TrainState, batch: Batch, errors: TDErrors, schedule: Schedule, key: Array
+        self, state: TrainState, targets: Targets, schedule: Schedule, key: Array
     ) -> tuple[Any, Any, Metrics]:
         """The third phase: the stages of the schedule. New parameters, optimiser states, metrics."""
         config = self.config
@@ -242,7 +190,14 @@ class Trainer:
             update = jax.custom_batching.sequential_vmap(update.__call__)
         weights = {name: {p: part[p] for p in optimizer.PARTS} for name, part in state.params.items()}
         weights, opt_state, metrics = update(
-            weights, state.opt_state, batch, schedule, key, state.hyperparams, fraction, errors
+            weights,
+            state.opt_state,
+            targets.batch,
+            schedule,
+            key,
+            state.hyperparams,
+            fraction,
+            targets.errors,
         )
         # What is not learned by gradients stays.
         return {name: part | weights[name] for name, part in state.params.items()}, opt_state, metrics

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -24,21 +25,11 @@ Loss = Callable[[Any, Batch, Hyperparams], tuple[Array, Metrics]]
 Descend = Callable[..., tuple[Any, Any, Metrics]]
 
 
-def make_descend(
-    loss: Loss,
-    sharing: Sharing,
-    *,
-    lr: str,
-    epochs: int,
-    head_lr_scale: float | None,
-    tx: optax.GradientTransformation,
-    block_size: int | None,
-    one_for_all: bool = False,
-    rows_together: bool = False,
-) -> Descend:
-    """The function that takes all gradient steps of a stage.
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Descent:
+    """All gradient steps of a stage, as a function.
 
-    Args:
+    Attributes:
         loss: per sample.
         sharing: of the parameters.
         lr: the learning rate's name among the hyperparameters.
@@ -48,15 +39,20 @@ def make_descend(
         block_size: samples, of all rows, that a gradient takes at a time; None for all at once.
         one_for_all: the loss has a single row, which answers for all.
         rows_together: the loss needs all rows at once.
-
-    Returns:
-        ``descend(params, opt_state, rows, active, minibatches, hyperparams, lr_fraction) ->
-        (params, opt_state, metrics)``, with ``active`` [P] 1 for the rows that learn. ``metrics`` hold, for
-        each gradient step, sums over samples, how many ``samples`` they were, the sum of the components'
-        gradient norms, and the number of ``components`` that took a step.
     """
 
-    def descend(
+    loss: Loss
+    sharing: Sharing
+    lr: str
+    epochs: int
+    head_lr_scale: float | None
+    tx: optax.GradientTransformation
+    block_size: int | None
+    one_for_all: bool = False
+    rows_together: bool = False
+
+    def __call__(
+        self,
         params: Any,
         opt_state: Any,
         rows: Batch,
@@ -65,57 +61,80 @@ def make_descend(
         hp: Hyperparams,
         lr_fraction: Array | float,
     ) -> tuple[Any, Any, Metrics]:
+        """The parameters behind the last step.
+
+        Args:
+            params: ``{"trunk", "head"}``.
+            opt_state: likewise.
+            rows: [P, L, N, ...] the samples of P agents.
+            active: [P] 1 for the rows that learn, else 0.
+            minibatches: see :func:`fp3o_jax.method.batch.minibatches`.
+            hp: the continuous settings.
+            lr_fraction: of the learning rate.
+
+        Returns:
+            New parameters and optimiser states; and for each gradient step sums over samples, how many
+            ``samples`` they were, the sum of the components' gradient norms, and the number of ``components``
+            that took it.
+        """
         agents = None if rows.agents is None else rows.agents[:, 0, 0]
 
         def gradient_step(carry: tuple[Any, Any], minibatch: Array | None):
             params, opt_state = carry
             alive = rows.alive if minibatch is None else jnp.take(rows.alive, minibatch, axis=2)
             living = alive.sum((1, 2))
-            scale = loss_scale(living, active, sharing, agents)
-            grads, sums = gradient(params, rows, scale, active, minibatch, alive.shape, hp)
+            scale = loss_scale(living, active, self.sharing, agents)
+            grads, sums = self.gradient(params, rows, scale, active, minibatch, hp)
             learning = active * (living > 0)
+            head_scale = self.head_lr_scale
             params, opt_state, norm = optimizer.step(
                 grads,
                 opt_state,
                 params,
-                sharing=sharing,
-                learning_rate=getattr(hp, lr) * lr_fraction,
-                head_scale=sharing.head_lr_scale(len(active)) if head_lr_scale is None else head_lr_scale,
+                sharing=self.sharing,
+                learning_rate=getattr(hp, self.lr) * lr_fraction,
+                head_scale=self.sharing.head_lr_scale(len(active)) if head_scale is None else head_scale,
                 max_grad_norm=hp.max_grad_norm,
-                active={p: active_groups(getattr(sharing, p), learning, agents) for p in optimizer.PARTS},
-                tx=tx,
+                active={
+                    part: active_groups(getattr(self.sharing, part), learning, agents)
+                    for part in optimizer.PARTS
+                },
+                tx=self.tx,
             )
-            components = active_groups(sharing.component, learning, agents).sum()
+            components = active_groups(self.sharing.component, learning, agents).sum()
             counts = {"samples": living @ active, "grad_norm": norm, "components": components}
             return (params, opt_state), sums | counts
 
-        carry, metrics = jax.lax.scan(
-            gradient_step, (params, opt_state), minibatches, length=epochs if minibatches is None else None
-        )
+        steps = self.epochs if minibatches is None else None
+        carry, metrics = jax.lax.scan(gradient_step, (params, opt_state), minibatches, length=steps)
         return *carry, metrics
 
     def gradient(
+        self,
         params: Any,
         rows: Batch,
         scale: Array,
         active: Array,
         minibatch: Array | None,
-        shape: tuple[int, int, int],
         hp: Hyperparams,
     ) -> tuple[Any, Metrics]:
-        """Of the weighted sum of losses over a minibatch of ``shape`` [P, L, M]; and the sums to report."""
-        blocks = make_blocks((1, *shape[1:]) if one_for_all else shape, block_size, rows_together)
+        """Of the losses over a minibatch, each row's times its ``scale`` [P]; and the sums to report."""
+        num_rows, length, sequences = rows.alive.shape
+        shape = (
+            1 if self.one_for_all else num_rows,
+            length,
+            sequences if minibatch is None else len(minibatch),
+        )
+        blocks = make_blocks(shape, self.block_size, self.rows_together)
         rows = rows.named() if blocks.parts > 1 else rows
 
         def total(params: Any, samples: tuple[Batch, Array, Array]) -> tuple[Array, Metrics]:
             part, scale, active = samples
-            losses, reported = loss(params, part, hp)
+            losses, reported = self.loss(params, part, hp)
             counted, factor = part.alive * active, part.alive * scale
-            if one_for_all:
+            if self.one_for_all:
                 counted, factor = (x.sum(0, keepdims=True) for x in (counted, factor))
-            return (losses * factor).sum(), {k: (x * counted).sum() for k, x in reported.items()}
+            return (losses * factor).sum(), {name: (x * counted).sum() for name, x in reported.items()}
 
         factors = (x[:, None, None] for x in (scale, active))
         return grad_in_blocks(total, params, (rows, *factors), blocks, minibatch)
-
-    return descend

@@ -24,7 +24,7 @@ from fp3o_jax.kernels.blocks import make_blocks, map_in_blocks
 from fp3o_jax.method import losses
 from fp3o_jax.method.advantages import TDErrors, gae, normalize_advantages
 from fp3o_jax.method.batch import Batch, minibatches
-from fp3o_jax.method.descent import Descend, Metrics, make_descend
+from fp3o_jax.method.descent import Descend, Descent, Metrics
 from fp3o_jax.method.schedules import Algorithm, Schedule
 from fp3o_jax.method.sequences import as_sequences, as_steps
 from fp3o_jax.team import optimizer
@@ -275,9 +275,9 @@ class PipelineUpdate:
         together = self.algorithm.live
 
         def make(networks: ActorCritic) -> Descend:
-            return make_descend(
-                partial(self.policy_loss, networks),
-                networks.sharing,
+            return Descent(
+                loss=partial(self.policy_loss, networks),
+                sharing=networks.sharing,
                 lr="actor_lr",
                 epochs=self.epochs,
                 head_lr_scale=self.head_lr_scale,
@@ -294,9 +294,9 @@ class PipelineUpdate:
         """Gradient steps of the value functions in ``num_rows`` rows."""
 
         def make(networks: ActorCritic) -> Descend:
-            return make_descend(
-                partial(self.value_loss, networks),
-                networks.sharing.critic,
+            return Descent(
+                loss=partial(self.value_loss, networks),
+                sharing=networks.sharing.critic,
                 lr="critic_lr",
                 epochs=self.critic_epochs or self.epochs,
                 head_lr_scale=1.0,
@@ -322,7 +322,7 @@ def joint_log_ratio(weights: Array, log_ratio: Array) -> Array:
 
 
 def means(part: str, metrics: Metrics) -> Metrics:
-    """Of sums [S, steps] (see :func:`make_descend`), over the steps that some component took.
+    """Of sums [S, steps] (see :class:`Descent`), over the steps that some component took.
 
     The others have nothing to report.
     """

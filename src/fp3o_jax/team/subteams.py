@@ -24,8 +24,7 @@ def in_subteams(
     touched.
 
     Args:
-        make_descend: agents [P], of which no two share anything -> the descent of these alone (see
-            :func:`fp3o_jax.method.descent.make_descend`).
+        make_descend: agents [P], of which no two share anything -> the descent of these alone.
         sharing: of the parameters of all agents.
         block_size: samples of all rows that are taken at a time; None for all at once.
     """
