@@ -80,17 +80,13 @@ def adapt(
     known.refuse_rivals(innermost(env), name)
     agents = check_agents(env, name)
     spaces = action_spaces(env, agents, name)
-    exists = existing_actions(spaces.sizes)
-    nothing = jnp.zeros(len(agents), jnp.int32) if spaces.discrete else jnp.zeros(exists.shape)
-    actions = _by_agent(nothing, agents, spaces)
+    actions = _no_action(agents, spaces)
     stepped = without_reset(env, name, known.mended, actions)
     obs, state, info = check_contract(name, agents, stepped, actions)
     _say_flattened(obs, agents, name)
 
     about = known.about(stepped.base)
-    inside = inner_state(stepped, len(stepped.levels) - 1, name)
-    if inside is None and any(about[:3]):
-        raise hidden_state(stepped, name, f"what is known of {type(stepped.base).__name__}")
+    inside = _inside(stepped, about, name)
     own_state = global_state or _own_global_state(stepped, obs, state, name)
     own_state = own_state or _of_inner(about.global_state, inside)
     if own_state is None and not about.joint_state:
@@ -105,31 +101,43 @@ def adapt(
         won=won or _of_inner(about.won, inside),
         reward=reward,
     )
-    agent_types = about.agent_types if agent_types == () else agent_types
-    if agent_types == ():
-        stems = [re.sub(r"[_\d]+$", "", a) for a in agents]
-        agent_types = tuple(zip(stems, view.obs_sizes, spaces.sizes, strict=True))
+    return _environment(
+        name,
+        stepped,
+        view,
+        agent_types=about.agent_types if agent_types == () else agent_types,
+        time_limit=about.time_limit if time_limit is None else time_limit,
+        scenes=scenes or _shown(about.scenes, inside),
+        html=html or _shown(about.html, inside),
+        joint_state=own_state is None,
+    )
+
+
+def _environment(
+    name: str,
+    stepped: Stepped,
+    view: _View,
+    agent_types: tuple[Hashable, ...] | None,
+    **known_of_it: Any,
+) -> Environment:
     reset, step = _functions(stepped, view)
     _, seen = traced(name, "what the trainer sees of it", reset, jax.random.key(0))
     return Environment(
         name=name,
-        agents=agents,
+        agents=view.agents,
         obs_sizes=view.obs_sizes,
-        action_sizes=spaces.sizes,
-        discrete=spaces.discrete,
+        action_sizes=view.spaces.sizes,
+        discrete=view.spaces.discrete,
         state_size=seen.global_state.shape[0],
-        time_limit=about.time_limit if time_limit is None else time_limit,
         truncates=view.truncated is not None,
         reports_wins=view.won is not None,
-        agent_types=agent_types,
+        agent_types=_types(view) if agent_types == () else agent_types,
         reset=reset,
         step=step,
-        scenes=scenes or _shown(about.scenes, inside),
-        html=html or _shown(about.html, inside),
-        action_low=spaces.low,
-        action_high=spaces.high,
-        joint_state=own_state is None,
-        own_rewards=reward == "own",
+        action_low=view.spaces.low,
+        action_high=view.spaces.high,
+        own_rewards=view.reward == "own",
+        **known_of_it,
     )
 
 
@@ -187,6 +195,26 @@ def _functions(stepped: Stepped, view: _View) -> tuple[Callable[..., Any], Calla
         return state, observe(state, obs, alive), outcome
 
     return reset, step
+
+
+def _no_action(agents: tuple[str, ...], spaces: Actions) -> dict[str, Array]:
+    shape = existing_actions(spaces.sizes).shape
+    nothing = jnp.zeros(len(agents), jnp.int32) if spaces.discrete else jnp.zeros(shape)
+    return _by_agent(nothing, agents, spaces)
+
+
+def _inside(stepped: Stepped, about: known.Known, name: str) -> Callable[[Any], Any] | None:
+    """From the wrappers' state to that of what they wrap."""
+    inside = inner_state(stepped, len(stepped.levels) - 1, name)
+    if inside is None and any(about[:3]):
+        raise hidden_state(stepped, name, f"what is known of {type(stepped.base).__name__}")
+    return inside
+
+
+def _types(view: _View) -> tuple[Hashable, ...]:
+    """[n] by name but for the number, and by spaces."""
+    stems = [re.sub(r"[_\d]+$", "", a) for a in view.agents]
+    return tuple(zip(stems, view.obs_sizes, view.spaces.sizes, strict=True))
 
 
 def _by_agent(actions: Array, agents: tuple[str, ...], spaces: Actions) -> dict[str, Array]:
