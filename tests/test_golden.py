@@ -11,7 +11,7 @@ import pytest
 
 import numpy_networks
 from finite import assert_allclose
-from fp3o_jax.kernels.dense import Normed
+from fp3o_jax.kernels.dense import DeferredNorm
 from fp3o_jax.method import losses
 from fp3o_jax.method.schedules import CONDITIONS, make_algorithm
 from fp3o_jax.method.sequences import as_sequences
@@ -65,8 +65,8 @@ def _norm_before_product(self, kernel, bias):
 
 def _derived(on):
     """LayerNorm as the reference has it, its gradient derived; else with ours, which rounds differently."""
-    how = _norm_before_product if on else Normed.linear
-    return mock.patch.object(Normed, "linear", how)
+    how = _norm_before_product if on else DeferredNorm.linear
+    return mock.patch.object(DeferredNorm, "linear", how)
 
 
 @functools.cache

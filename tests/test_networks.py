@@ -9,8 +9,8 @@ from scipy import stats
 
 from finite import assert_allclose, assert_array_equal
 from fp3o_jax.config import ConfigError
-from fp3o_jax.kernels.dense import Normed, product
-from fp3o_jax.kernels.gru import recur
+from fp3o_jax.kernels.dense import DeferredNorm, matmul
+from fp3o_jax.kernels.gru import gru_scan
 from fp3o_jax.team.actor_critic import ActorCritic
 from fp3o_jax.team.distributions import Categorical, DiagonalGaussian
 from fp3o_jax.team.inputs import standardize
@@ -147,7 +147,7 @@ def test_gru_against_numpy():
     x, starts = rng.normal(size=(6, 2, 8)), rng.random((6, 2)) < 0.3
     h = rng.normal(size=(2, 8))
 
-    ours = recur(
+    ours = gru_scan(
         jnp.asarray(x @ gru["w_input"] + gru["b_input"]),
         jnp.asarray(h),
         jnp.asarray(starts),
@@ -220,7 +220,7 @@ def test_a_norm_behind_its_linear_layer_is_flax_s():
             return norm.apply({"params": {"scale": scale, "bias": bias}}, x) @ kernel + kernel_bias
 
         def ours(x, scale, bias, kernel, kernel_bias):
-            return Normed(x, scale, bias).linear(kernel, kernel_bias)
+            return DeferredNorm(x, scale, bias).linear(kernel, kernel_bias)
 
         shapes = (7,), (7,), (7, 6), (6,)
         for agents, axis in (((), None), ((3,), 0)):
@@ -238,7 +238,7 @@ def test_a_norm_of_a_constant_row_is_its_bias():
     """Where all units are dead, or alike, nothing is divided by zero."""
     kernel, bias = jax.random.normal(jax.random.key(0), (8, 3)), jnp.arange(8.0)
     for constant in (0.0, 1.0, 1000.0):
-        out, pull = jax.vjp(lambda x: Normed(x, jnp.ones(8), bias).linear(kernel, 1.0), jnp.full(8, constant))
+        out, pull = jax.vjp(lambda x: DeferredNorm(x, jnp.ones(8), bias).linear(kernel, 1.0), jnp.full(8, constant))
         # What rounding leaves of the row's mean is not small against a variance of zero.
         assert_allclose(out, bias @ kernel + 1.0, rtol=1e-4, atol=1e-3 * constant)
         assert np.isfinite(pull(jnp.ones(3))[0]).all()
@@ -266,13 +266,13 @@ def test_gradients_by_hand_are_the_derived_ones(axis):
         kernel, bias = rng.normal(size=(*agents, 6, 18)), rng.normal(size=(*agents, 18))
 
         def derived(projected, hidden, kernel, bias):
-            return recur.fun(projected, hidden, starts, kernel, bias)
+            return gru_scan.fun(projected, hidden, starts, kernel, bias)
 
         def by_hand(projected, hidden, kernel, bias):
-            return recur(projected, hidden, starts, kernel, bias)
+            return gru_scan(projected, hidden, starts, kernel, bias)
 
         pairs = [((by_hand, derived), (projected, hidden, kernel, bias), (0, 0, axis, axis), cotangent)]
-        pairs += [((product, product.fun), (cotangent, kernel), (0, axis), projected)]
+        pairs += [((matmul, matmul.fun), (cotangent, kernel), (0, axis), projected)]
         for functions, arguments, axes, pulled in pairs:
             results = [jax.vjp(jax.vmap(f, in_axes=axes), *arguments) for f in functions]
             assert_allclose(*(out for out, _ in results), rtol=1e-12, atol=1e-12)

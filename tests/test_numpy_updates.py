@@ -38,7 +38,7 @@ class Linear:
     def __init__(self, sharing):
         self.sharing = sharing
 
-    def apart(self, agents):
+    def subteam(self, agents):
         return Linear(make_sharing("none", None, len(agents)))
 
     def policy(self, params, obs, action_mask, hidden, starts, agents=None):

@@ -14,7 +14,7 @@ from jax import Array
 EPSILON = 1e-5  # of every LayerNorm behind a layer
 
 
-class Normed(NamedTuple):
+class DeferredNorm(NamedTuple):
     """The LayerNorm (Ba et al., 2016) of ``x``, still to be taken.
 
     Every LayerNorm here is followed by a linear layer, and taken behind its product: rows [..., W] are
@@ -36,13 +36,13 @@ class Normed(NamedTuple):
         factor for each row.
         """
         scaled = self.scale[:, None] * kernel
-        centred = product(self.x, scaled - scaled.mean(0))
+        centred = matmul(self.x, scaled - scaled.mean(0))
         variance = row_mean(self.x**2) - row_mean(self.x) ** 2
         return centred * jax.lax.rsqrt(jnp.maximum(variance, 0.0) + EPSILON) + (self.bias @ kernel + bias)
 
 
 @jax.custom_vjp
-def product(x: Array, kernel: Array) -> Array:
+def matmul(x: Array, kernel: Array) -> Array:
     """``x @ kernel``, [..., W] and [W, V] -> [..., V].
 
     Its gradient is taken over one axis of all samples: the derived one runs over several at once, for
@@ -51,7 +51,7 @@ def product(x: Array, kernel: Array) -> Array:
     return x @ kernel
 
 
-def _product_backward(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+def _matmul_backward(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
     x, kernel = residuals
     flat, flat_cotangent = (a.reshape((-1, a.shape[-1])) for a in (x, cotangent))
     # Transposed where the layer narrows: the CPU's product has up to three times the speed if the short side
@@ -61,7 +61,7 @@ def _product_backward(residuals: tuple[Array, Array], cotangent: Array) -> tuple
     return cotangent @ kernel.T, flat.T @ flat_cotangent
 
 
-product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _product_backward)
+matmul.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _matmul_backward)
 
 
 def row_mean(x: Array) -> Array:

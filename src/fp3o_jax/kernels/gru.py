@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from fp3o_jax.kernels.dense import product
+from fp3o_jax.kernels.dense import matmul
 
 
 def _gates(projected: Array, recurrent: Array) -> tuple[Array, Array, Array]:
@@ -18,7 +18,7 @@ def _gates(projected: Array, recurrent: Array) -> tuple[Array, Array, Array]:
 
 
 @jax.custom_vjp
-def recur(projected: Array, hidden: Array, starts: Array, kernel: Array, bias: Array) -> Array:
+def gru_scan(projected: Array, hidden: Array, starts: Array, kernel: Array, bias: Array) -> Array:
     """A GRU's states.
 
     In its gradient only what needs the step behind is done step by step; the rest is done at once.
@@ -44,15 +44,15 @@ def recur(projected: Array, hidden: Array, starts: Array, kernel: Array, bias: A
     return jax.lax.scan(step, hidden, (projected, starts))[1]
 
 
-def _recur_forward(projected: Array, hidden: Array, starts: Array, kernel: Array, bias: Array):
-    states = recur(projected, hidden, starts, kernel, bias)
+def _gru_scan_forward(projected: Array, hidden: Array, starts: Array, kernel: Array, bias: Array):
+    states = gru_scan(projected, hidden, starts, kernel, bias)
     return states, (projected, hidden, starts, kernel, bias, states)
 
 
-def _recur_backward(residuals: tuple[Array, ...], cotangent: Array):
+def _gru_scan_backward(residuals: tuple[Array, ...], cotangent: Array):
     projected, hidden, starts, kernel, bias, states = residuals
     before = jnp.where(starts[..., None], 0.0, jnp.concatenate([hidden[None], states[:-1]]))
-    recurrent = product(before, kernel) + bias
+    recurrent = matmul(before, kernel) + bias
     reset, update, candidate = _gates(projected, recurrent)
     # What a change of the state after a step owes to the arguments of candidate, update and reset gate.
     by_candidate = (1.0 - update) * (1.0 - candidate**2)
@@ -78,4 +78,4 @@ def _recur_backward(residuals: tuple[Array, ...], cotangent: Array):
     return d_projected, d_hidden, None, d_kernel, flat.sum(0)
 
 
-recur.defvjp(_recur_forward, _recur_backward)
+gru_scan.defvjp(_gru_scan_forward, _gru_scan_backward)

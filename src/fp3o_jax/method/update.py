@@ -311,7 +311,7 @@ class PipelineUpdate:
         )
 
     def _in_subteams(self, make: Callable[[ActorCritic], Descend], sharing: Sharing) -> Descend:
-        return in_subteams(lambda agents: make(self.networks.apart(agents)), sharing, self.block_size)
+        return in_subteams(lambda agents: make(self.networks.subteam(agents)), sharing, self.block_size)
 
 
 def joint_log_ratio(weights: Array, log_ratio: Array) -> Array:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from fp3o_jax.kernels.dense import Normed
+from fp3o_jax.kernels.dense import DeferredNorm
 from fp3o_jax.team.distributions import Distribution
 from fp3o_jax.team.inputs import Statistics, measure, merge, normalize, nothing_seen, standardize
 from fp3o_jax.team.modules import CategoricalHead, GaussianHead, Trunk, ValueHead
@@ -92,7 +92,7 @@ class ActorCritic:
             )
 
         def head(module: nn.Module, groups: tuple[int, ...], *inputs: Array) -> Any:
-            features = Normed(*jnp.zeros((3, self._width)))
+            features = DeferredNorm(*jnp.zeros((3, self._width)))
             return jax.vmap(lambda k: module.init(k, features, *inputs)["params"])(
                 jax.random.split(next(keys), max(groups) + 1)
             )
@@ -111,7 +111,7 @@ class ActorCritic:
         blank = self.nothing_seen()
         return weights | {name: weights[name] | {"normalizer": new} for name, new in blank.items()}
 
-    def apart(self, agents: Array) -> ActorCritic:
+    def subteam(self, agents: Array) -> ActorCritic:
         """The networks of ``agents`` [P], of which no two share weights, as of a team of P that shares none.
 
         Their parameters are what :func:`fp3o_jax.team.sharing.agent_params` takes from those of all.
@@ -313,7 +313,7 @@ class ActorCritic:
         ids = jax.tree.map(lambda x: x[:rows], take(ids, agents))
         if self._trunk.recurrent and len(set(sharing.trunk + sharing.head)) == 1 and x.shape[0] == rows:
             merged = jax.tree.map(lambda leaf: leaf[0], (params["trunk"], params["head"]))
-            return _merged(network, merged, x, mask, ids, hidden, starts, *head_inputs)
+            return apply_shared(network, merged, x, mask, ids, hidden, starts, *head_inputs)
         return apply_grouped(
             network,
             (params["trunk"], params["head"]),
@@ -337,7 +337,7 @@ class ActorCritic:
         )
 
 
-def _merged(
+def apply_shared(
     network: Callable[..., tuple[Any, Array]],
     params: tuple[Any, Any],
     x: Array,

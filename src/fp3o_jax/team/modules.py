@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from flax.linen import initializers
 from jax import Array
 
-from fp3o_jax.kernels.dense import Normed, product
-from fp3o_jax.kernels.gru import recur
+from fp3o_jax.kernels.dense import DeferredNorm, matmul
+from fp3o_jax.kernels.gru import gru_scan
 from fp3o_jax.team.distributions import MASKED_LOGIT, Categorical, DiagonalGaussian
 
 GAIN = 2.0**0.5
@@ -25,7 +25,7 @@ class GRU(nn.Module):
     """
 
     @nn.compact
-    def __call__(self, x: Normed, hidden: Array, starts: Array) -> Array:
+    def __call__(self, x: DeferredNorm, hidden: Array, starts: Array) -> Array:
         """x [L, N, W], hidden [N, W] before the first step, starts [L, N] bool -> states [L, N, W]."""
         width = hidden.shape[-1]
         w_input = self.param("w_input", initializers.orthogonal(), (x.scale.shape[-1], 3 * width))
@@ -33,10 +33,10 @@ class GRU(nn.Module):
         w_hidden = self.param("w_hidden", initializers.orthogonal(), (width, 3 * width))
         b_hidden = self.param("b_hidden", initializers.zeros, (3 * width,))
 
-        return recur(x.linear(w_input, b_input), hidden, starts, w_hidden, b_hidden)
+        return gru_scan(x.linear(w_input, b_input), hidden, starts, w_hidden, b_hidden)
 
 
-class Scale(nn.Module):
+class NormParams(nn.Module):
     """Scale and bias [W] of a LayerNorm."""
 
     width: int
@@ -47,7 +47,7 @@ class Scale(nn.Module):
         return scale, self.param("bias", initializers.zeros, (self.width,))
 
 
-class Linear(nn.Module):
+class LinearParams(nn.Module):
     """Weights of a linear layer, kernel [W, V] and bias [V]."""
 
     width: int
@@ -73,7 +73,7 @@ class Trunk(nn.Module):
     @nn.compact
     def __call__(
         self, x: Array, mask: Array, agent_id: Array | None, hidden: Array | None, starts: Array
-    ) -> tuple[Normed, Array | None]:
+    ) -> tuple[DeferredNorm, Array | None]:
         """One agent's features.
 
         Args:
@@ -90,19 +90,19 @@ class Trunk(nn.Module):
         rows = size if agent_id is None else size + agent_id.shape[-1]
         kernel = self.param("dense_0", initializers.orthogonal(GAIN), (rows, self.width))
         bias = self.param("bias_0", initializers.zeros, (self.width,))
-        scale, shift = Scale(size, name="input_norm")()
+        scale, shift = NormParams(size, name="input_norm")()
         # Only the weights of the input's LayerNorm are learned: they join those of the layer behind it.
         bias = (shift * mask) @ kernel[:size] + bias
         if agent_id is not None:
             bias = bias + agent_id @ kernel[size:]
-        x = product(x, scale[:, None] * kernel[:size]) + bias
-        x = Normed(nn.relu(x), *Scale(self.width, name="norm_0")())
-        x = x.linear(*Linear(self.width, self.width, GAIN, name="dense_1")())
-        x = Normed(nn.relu(x), *Scale(self.width, name="norm_1")())
+        x = matmul(x, scale[:, None] * kernel[:size]) + bias
+        x = DeferredNorm(nn.relu(x), *NormParams(self.width, name="norm_0")())
+        x = x.linear(*LinearParams(self.width, self.width, GAIN, name="dense_1")())
+        x = DeferredNorm(nn.relu(x), *NormParams(self.width, name="norm_1")())
         if not self.recurrent:
             return x, None
         states = GRU(name="gru")(x, hidden, starts)
-        return Normed(states, *Scale(self.width, name="norm_gru")()), states
+        return DeferredNorm(states, *NormParams(self.width, name="norm_gru")()), states
 
 
 class CategoricalHead(nn.Module):
@@ -111,8 +111,8 @@ class CategoricalHead(nn.Module):
     num_actions: int
 
     @nn.compact
-    def __call__(self, x: Normed, available: Array) -> Categorical:
-        logits = x.linear(*Linear(x.scale.shape[-1], self.num_actions, 0.01, name="logits")())
+    def __call__(self, x: DeferredNorm, available: Array) -> Categorical:
+        logits = x.linear(*LinearParams(x.scale.shape[-1], self.num_actions, 0.01, name="logits")())
         return Categorical(jnp.where(available, logits, MASKED_LOGIT))
 
 
@@ -122,8 +122,8 @@ class GaussianHead(nn.Module):
     num_actions: int
 
     @nn.compact
-    def __call__(self, x: Normed, available: Array) -> DiagonalGaussian:
-        mean = x.linear(*Linear(x.scale.shape[-1], self.num_actions, 0.01, name="mean")())
+    def __call__(self, x: DeferredNorm, available: Array) -> DiagonalGaussian:
+        mean = x.linear(*LinearParams(x.scale.shape[-1], self.num_actions, 0.01, name="mean")())
         log_std = self.param("log_std", initializers.ones, (self.num_actions,))
         std = jnp.broadcast_to(jax.nn.sigmoid(log_std) * 0.5, mean.shape)
         return DiagonalGaussian(mean, std, jnp.broadcast_to(available, mean.shape).astype(mean.dtype))
@@ -133,7 +133,7 @@ class ValueHead(nn.Module):
     """Features [..., W] -> values [...]."""
 
     @nn.compact
-    def __call__(self, x: Normed) -> Array:
+    def __call__(self, x: DeferredNorm) -> Array:
         width = x.scale.shape[-1]
         kernel = self.param("kernel", initializers.orthogonal(1.0), (width, 1))
         return x.linear(kernel, self.param("bias", initializers.zeros, (1,)))[..., 0]
