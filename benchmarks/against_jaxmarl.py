@@ -19,6 +19,9 @@ with tanh. Theirs computes an agent id into the observations, ours adds it to th
 Their IPPO has one trunk for actor and critic where it is recurrent, ours two. The critic of their MAPPO sees
 the global state and an agent's id, and is computed for each agent; ours sees the state, once for all agents.
 What that is worth shows the row `mappo, a value for each agent` of the full mode; it is told the id as well.
+The row `their networks` of the full mode compares programs and not networks: no LayerNorm, their layers, and
+a critic for each agent that is told its id. Two differences remain: the one trunk of their recurrent IPPO,
+and that our GRU has biases of its own for inputs and for states.
 """
 
 from __future__ import annotations
@@ -29,11 +32,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
+from flax.linen import initializers
+from jax import Array
 
 from fp3o_jax import Config, make_train
+from fp3o_jax.kernels.dense import Plain
+from fp3o_jax.team.modules import GRU
+from fp3o_jax.train import Trainer
 from harness import CONSOLE, Options, Peer, Report, Timing, compiled, timed
 
 SCRIPT = Path(__file__).parent / "peers" / "jaxmarl_baseline.py"
@@ -66,6 +76,31 @@ CASES = {
 QUICK = ("MAPPO-RNN 3m",)
 
 
+class TheirTrunk(nn.Module):
+    """The recurrent network of JaxMARL's baselines: a layer, a GRU, and a layer, none with a LayerNorm."""
+
+    state_size: int = 128
+
+    @nn.compact
+    def __call__(
+        self, x: Array, mask: Array, agent_id: Array | None, hidden: Array, starts: Array
+    ) -> tuple[Array, Array]:
+        if agent_id is not None:
+            ids = jnp.broadcast_to(agent_id, (*x.shape[:-1], agent_id.shape[-1]))
+            x = jnp.concatenate([x, ids], -1)
+        x = nn.relu(nn.Dense(self.state_size, kernel_init=initializers.orthogonal(2.0**0.5))(x))
+        states = GRU()(Plain(x), hidden, starts)
+        return nn.relu(nn.Dense(self.state_size, kernel_init=initializers.orthogonal(2.0))(states)), states
+
+
+def with_their_networks(case: Case) -> dict[str, Any]:
+    """What :func:`our_trainer` is told so that it trains the networks of theirs."""
+    settings = {"normalize_obs": "none", "critic_agent_id": True}
+    if case.recurrent:
+        return settings | {"trunk": TheirTrunk()}
+    return settings | {"activation": "tanh", "layer_norm": False}
+
+
 @dataclasses.dataclass(frozen=True)
 class AgainstJaxMARL(Options):
     """What to measure."""
@@ -86,25 +121,28 @@ class AgainstJaxMARL(Options):
     """rounds"""
 
 
-def our_program(
-    case: Case, algorithm: str, options: AgainstJaxMARL, **settings: Any
-) -> tuple[Callable[[], Any], float]:
-    """``options.updates`` updates of ours, and the seconds it took to compile one."""
-    trainer = make_train(
-        Config(
-            env=case.env,
-            algorithm=algorithm,
-            recurrent=case.recurrent,
-            hidden_size=128 if case.recurrent else 64,
-            chunk_length=options.rollout_length,
-            num_envs=options.num_envs,
-            rollout_length=options.rollout_length,
-            epochs=4,
-            num_minibatches=4,
-            total_env_steps=options.num_envs * options.rollout_length * 1000,
-            **settings,
-        )
+def our_trainer(
+    case: Case, algorithm: str, options: AgainstJaxMARL, trunk: nn.Module | None = None, **settings: Any
+) -> Trainer:
+    """Ours for the same work."""
+    config = Config(
+        env=case.env,
+        algorithm=algorithm,
+        recurrent=case.recurrent,
+        hidden_size=128 if case.recurrent else 64,
+        chunk_length=options.rollout_length,
+        num_envs=options.num_envs,
+        rollout_length=options.rollout_length,
+        epochs=4,
+        num_minibatches=4,
+        total_env_steps=options.num_envs * options.rollout_length * 1000,
+        **settings,
     )
+    return make_train(config, trunk=trunk)
+
+
+def our_program(trainer: Trainer, options: AgainstJaxMARL) -> tuple[Callable[[], Any], float]:
+    """``options.updates`` updates of ours, and the seconds it took to compile one."""
     state = jax.jit(trainer.init)(jax.random.key(0))
     update, compile_seconds = compiled(trainer.update, state, donate_argnums=0)
 
@@ -128,12 +166,17 @@ def measure(name: str, case: Case, options: AgainstJaxMARL, report: Report) -> N
         "NUM_MINIBATCHES": 4,
     }
     script = options.jaxmarl.resolve() / "baselines" / case.script
-    ours = {case.algorithm: our_program(case, case.algorithm, options)}
+    rows: dict[str, tuple[str, dict[str, Any]]] = {case.algorithm: (case.algorithm, {})}
     if options.mode == "full":
-        ours["fp3o"] = our_program(case, "fp3o", options)
+        rows["fp3o"] = ("fp3o", {})
         if case.algorithm in EACH:
             label, settings = EACH[case.algorithm]
-            ours[label] = our_program(case, case.algorithm, options, **settings)
+            rows[label] = (case.algorithm, settings)
+        rows[f"{case.algorithm}, their networks"] = (case.algorithm, with_their_networks(case))
+    ours = {
+        label: our_program(our_trainer(case, algorithm, options, **settings), options)
+        for label, (algorithm, settings) in rows.items()
+    }
     with Peer(options.peer_python, SCRIPT, {"script": str(script), "config": told | case.told}) as peer:
         for run in (peer.run, *(lambda run=run: timed(run) for run, _ in ours.values())):
             run()

@@ -18,6 +18,7 @@ from fp3o_jax.method.schedules import CONDITIONS, make_algorithm
 from fp3o_jax.method.update import PipelineUpdate
 from fp3o_jax.team import optimizer
 from fp3o_jax.team.actor_critic import ActorCritic
+from fp3o_jax.team.modules import Trunk
 from fp3o_jax.team.sharing import make_sharing
 from harness import Repeated, compiled
 
@@ -56,8 +57,7 @@ def team_networks(sharing: str, sizes: Sizes, state_per_agent: bool = True) -> A
         critic_sizes=(sizes.state_size,) * n,
         action_sizes=(sizes.num_actions,) * n,
         discrete=True,
-        hidden_size=sizes.hidden_size,
-        recurrent=False,
+        trunk=Trunk((sizes.hidden_size,) * 2),
         agent_id=False,
         one_critic=not state_per_agent,
     )

@@ -17,6 +17,7 @@ from fp3o_jax.method.batch import Batch
 from fp3o_jax.method.schedules import Schedule
 from fp3o_jax.method.sequences import as_sequences
 from fp3o_jax.team.actor_critic import ActorCritic
+from fp3o_jax.team.modules import Trunk
 from fp3o_jax.team.sharing import Sharing, make_sharing
 
 FOLDER = Path(__file__).parent / "golden"
@@ -90,8 +91,9 @@ class Golden:
             critic_sizes=(self.agents("share_obs").shape[-1],) * self.n,
             action_sizes=(self.params("init")["actor"]["head"][self._head]["bias"].shape[-1],) * self.n,
             discrete=self.discrete,
-            hidden_size=self.data["init/actor0/base.mlp.fc1.0.bias"].shape[0],
-            recurrent="rec" in self.meta,
+            trunk=Trunk(
+                (self.data["init/actor0/base.mlp.fc1.0.bias"].shape[0],) * 2, recurrent="rec" in self.meta
+            ),
             agent_id=False,
             one_critic=self.one_critic,
         )

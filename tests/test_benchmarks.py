@@ -5,9 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
+from against_jaxmarl import CASES, AgainstJaxMARL, our_trainer, with_their_networks
 from fp3o_jax import Config, xla
 from harness import Options, Peer, Report, Timing, take_turns
 from memory import analyse
@@ -95,3 +97,14 @@ def test_a_peer_that_is_not_there(name):
     out = subprocess.run(command, capture_output=True, text=True)
     assert out.returncode == 2
     assert "git clone https://github.com/" in out.stdout
+
+
+@pytest.mark.parametrize("name", ["MAPPO-RNN 3m", "IPPO-FF spread"])
+def test_their_networks_can_be_ours(name):
+    case = CASES[name]
+    trainer = our_trainer(case, case.algorithm, AgainstJaxMARL(), **with_their_networks(case))
+    params = jax.eval_shape(trainer.networks.init, jax.random.key(0))
+    names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
+    assert names and not any("norm" in name for name in names)
+    assert any("GRU" in name for name in names) == case.recurrent
+    assert trainer.networks.num_critics == trainer.env.num_agents

@@ -121,6 +121,10 @@ def test_switches_and_numbers_in_every_style(monkeypatch):
         (["--block-size", "None"], {}),
         ([f"--seed={2**64 - 1}"], {"seed": 2**64 - 1}),
         (["--gamma", "1", "--advantage-split", "uniform"], {"gamma": 1.0}),
+        (
+            ["--hidden-sizes", "256", "128", "--critic-hidden-sizes", "64", "--no-layer-norm"],
+            {"hidden_sizes": (256, 128), "critic_hidden_sizes": (64,), "layer_norm": False},
+        ),
     ):
         config, options = settings_of(args, monkeypatch)
         assert (config, options) == (usual.replace(**changes), RunOptions()), args

@@ -16,6 +16,7 @@ from fp3o_jax.presets import PRESETS
 from fp3o_jax.runs import RunOptions
 from fp3o_jax.runs.sinks import WandbOptions
 from fp3o_jax.seeds import seed_key, seed_keys
+from fp3o_jax.team.modules import ACTIVATIONS
 
 
 @pytest.mark.parametrize(
@@ -50,6 +51,12 @@ from fp3o_jax.seeds import seed_key, seed_keys
         ({"trace": "speed"}, ["trace='speed'", "speedup"]),
         ({"recorded_ratios": "stages"}, ["recorded_ratios='stages'", "'stage'"]),
         ({"advantage_split": (0.5, 0.6)}, ["advantage_split", "sum to 1"]),
+        ({"hidden_sizes": ()}, ["hidden_sizes=()", "one layer or more"]),
+        ({"hidden_sizes": (8, 0)}, ["hidden_sizes=(8, 0)", "at least 1"]),
+        ({"hidden_sizes": 64}, ["hidden_sizes=64", "a list"]),
+        ({"critic_hidden_sizes": (8, 0.5)}, ["critic_hidden_sizes=(8, 0.5)", "whole number"]),
+        ({"activation": "relo"}, ["activation='relo'", "'relu'"]),
+        ({"layer_norm": 1}, ["layer_norm=1", "True or False"]),
         ({"lerning_rate": 1}, ["lerning_rate"]),
         ({"recurrent": "false"}, ["recurrent='false'", "True or False"]),
         ({"agent_id": 0}, ["agent_id=0", "True or False"]),
@@ -185,5 +192,6 @@ def test_names_agree_with_what_is_built():
     assert set(get_args(config.Algorithm)) == set(ALGORITHMS)
     assert set(get_args(config.Selection)) == set(SELECTIONS)
     assert set(get_args(config.Condition)) == set(CONDITIONS)
+    assert set(get_args(config.ActivationName)) == set(ACTIVATIONS)
     assert all(hasattr(Config(), name) for name in Hyperparams._fields)
     assert "smax-3m" in PRESETS

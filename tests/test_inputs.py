@@ -16,6 +16,7 @@ from fp3o_jax.policy import Policy, architecture
 from fp3o_jax.runs.checkpoints import Checkpoints
 from fp3o_jax.team.actor_critic import ActorCritic
 from fp3o_jax.team.inputs import CLIP, measure, merge, nothing_seen, standardize
+from fp3o_jax.team.modules import Trunk
 from fp3o_jax.team.sharing import Sharing
 
 # Compiled in half the time.
@@ -86,8 +87,7 @@ def networks(kind, critic_sizes=(6,) * 4):
         critic_sizes=critic_sizes,
         action_sizes=(2,) * 4,
         discrete=True,
-        hidden_size=8,
-        recurrent=False,
+        trunk=Trunk((8, 8)),
         agent_id=True,
         normalize_obs=kind,
     )

@@ -14,6 +14,7 @@ from fp3o_jax.kernels.gru import gru_scan
 from fp3o_jax.team.actor_critic import ActorCritic
 from fp3o_jax.team.distributions import Categorical, DiagonalGaussian
 from fp3o_jax.team.inputs import standardize
+from fp3o_jax.team.modules import Trunk
 from fp3o_jax.team.sharing import Sharing, make_sharing, take
 
 
@@ -24,8 +25,7 @@ def build(sharing, *, obs=(4, 4, 4), actions=(3, 3, 3), discrete=True, recurrent
         critic_sizes=(6, 6, 6),
         action_sizes=actions,
         discrete=discrete,
-        hidden_size=8,
-        recurrent=recurrent,
+        trunk=Trunk((8, 8), recurrent=recurrent),
         agent_id=agent_id,
     )
 
@@ -97,8 +97,7 @@ def test_every_agent_uses_the_weights_of_its_group(name, agents, recurrent):
             critic_sizes=(6,),
             action_sizes=(3,),
             discrete=True,
-            hidden_size=8,
-            recurrent=recurrent,
+            trunk=Trunk((8, 8), recurrent=recurrent),
             agent_id=False,
         )
         trunk = jax.tree.map(lambda x, g=networks.sharing.trunk[i]: x[g][None], params["actor"]["trunk"])
@@ -238,7 +237,9 @@ def test_a_norm_of_a_constant_row_is_its_bias():
     """Where all units are dead, or alike, nothing is divided by zero."""
     kernel, bias = jax.random.normal(jax.random.key(0), (8, 3)), jnp.arange(8.0)
     for constant in (0.0, 1.0, 1000.0):
-        out, pull = jax.vjp(lambda x: DeferredNorm(x, jnp.ones(8), bias).linear(kernel, 1.0), jnp.full(8, constant))
+        out, pull = jax.vjp(
+            lambda x: DeferredNorm(x, jnp.ones(8), bias).linear(kernel, 1.0), jnp.full(8, constant)
+        )
         # What rounding leaves of the row's mean is not small against a variance of zero.
         assert_allclose(out, bias @ kernel + 1.0, rtol=1e-4, atol=1e-3 * constant)
         assert np.isfinite(pull(jnp.ones(3))[0]).all()

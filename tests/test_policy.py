@@ -90,6 +90,7 @@ def test_continuous_actions_have_their_own_sizes():
     base = architecture(make_train(Config(env="matrix/xor", hidden_size=8)))
     settings = base | {"obs_sizes": [3, 5], "action_sizes": [1, 2], "discrete": False, "agent_id": False}
     from fp3o_jax.team.actor_critic import ActorCritic
+    from fp3o_jax.team.modules import Trunk
     from fp3o_jax.team.sharing import Sharing
 
     networks = ActorCritic(
@@ -98,8 +99,7 @@ def test_continuous_actions_have_their_own_sizes():
         critic_sizes=(3, 5),
         action_sizes=(1, 2),
         discrete=False,
-        hidden_size=8,
-        recurrent=False,
+        trunk=Trunk((8, 8)),
         agent_id=False,
     )
     policy = Policy(settings, networks.init(jax.random.key(0))["actor"])

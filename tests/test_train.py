@@ -14,6 +14,7 @@ from fp3o_jax import Config, ConfigError, config, make_env, make_train
 from fp3o_jax.envs import matrix
 from fp3o_jax.method.sequences import as_steps
 from fp3o_jax.team.actor_critic import ActorCritic
+from fp3o_jax.team.modules import Trunk
 
 TINY = {
     "env": "matrix/climbing",
@@ -237,8 +238,7 @@ def test_one_critic_for_all_is_a_critic_for_each(settings):
         critic_sizes=(shared.env.state_size,) * n,
         action_sizes=shared.env.action_sizes,
         discrete=shared.env.discrete,
-        hidden_size=width,
-        recurrent=shared.config.recurrent,
+        trunk=Trunk((width, width), recurrent=shared.config.recurrent),
         agent_id=False,
     )
     each = dataclasses.replace(shared, networks=networks)

@@ -14,6 +14,7 @@ from fp3o_jax.method.schedules import CONDITIONS, make_algorithm
 from fp3o_jax.method.update import PipelineUpdate
 from fp3o_jax.team import optimizer
 from fp3o_jax.team.actor_critic import ActorCritic
+from fp3o_jax.team.modules import Trunk
 from fp3o_jax.team.sharing import make_sharing
 
 STEPS, ENVS, OBS, STATE, ACTIONS = 6, 4, 4, 5, 3
@@ -31,8 +32,7 @@ def networks(sharing, n=3, agent_id=True, obs=OBS, actions=ACTIONS, one_critic=F
         critic_sizes=(STATE,) * n,
         action_sizes=(actions,) * n if isinstance(actions, int) else actions,
         discrete=True,
-        hidden_size=8,
-        recurrent=False,
+        trunk=Trunk((8, 8)),
         agent_id=agent_id,
         one_critic=one_critic,
     )

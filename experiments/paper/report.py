@@ -246,11 +246,12 @@ def section(env: str, group: Sequence[Measured], figure: Path, here: str) -> lis
     done = [m for m in group if m.result]
     cell, devices = done[0].cell, sorted({m.result["device"] for m in done})
     config = cell.config
+    width = config.hidden_size if config.hidden_sizes is None else config.hidden_sizes
     lines = [f"### {env}", ""]
     lines += [
         f"{config.total_env_steps:,} env steps a seed ({config.num_updates} updates of {config.num_envs} x "
         f"{config.rollout_length}), {len(done[0].final)} seeds, {'GRU' if config.recurrent else 'MLP'} "
-        f"{config.hidden_size}; on {', '.join(devices)}.",
+        f"{width}; on {', '.join(devices)}.",
         "",
         f"![Greedy scores while training on {env}](figures/{figure.name})",
         "",

@@ -7,12 +7,11 @@ field is what ``fp3o train --help`` prints.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
-from fp3o_jax.values import as_meant, field_types
+from fp3o_jax.values import ConfigError, settle_types, unknown
 
 Algorithm = Literal["fp3o", "mappo", "ippo", "coppo", "happo", "a2po"]
 SharingName = Literal["full", "partial", "none", "by_type", "groups"]
@@ -21,6 +20,7 @@ Condition = Literal["joint", "per_pipeline", "off"]
 CriticSharing = Literal["actors", "full", "none", "groups"]
 AgentOrder = Literal["random", "semi_greedy"]
 Trace = Literal["paper", "gae_trace", "speedup"]
+ActivationName = Literal["relu", "tanh", "silu", "gelu"]
 #: Settings that are each algorithm's own by default.
 OWN = {
     "advantage_normalization": ("agent", "joint"),
@@ -28,37 +28,6 @@ OWN = {
 }
 #: Seeds have 64 bits.
 MAX_SEED = 2**64 - 1
-
-
-class ConfigError(ValueError):
-    """A setting that cannot be used: names the setting, the value given and what would be right."""
-
-
-def unknown(setting: str, value: object, valid: Iterable[str]) -> ConfigError:
-    """The error for a name that does not exist, with the nearest names that do."""
-    valid = sorted(valid)
-    near = [name for name in valid if f"/{value}/" in f"/{name}/"]
-    near = near or difflib.get_close_matches(str(value), valid, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    return ConfigError(f"{setting}={value!r} is unknown: {hint}valid are {', '.join(valid)}")
-
-
-def settle_types(settings: Any, prefix: str = "") -> None:
-    """Makes the fields of a frozen dataclass of settings what their annotations say.
-
-    Args:
-        settings: the instance, while it is being made.
-        prefix: what errors put before a field's name.
-
-    Raises:
-        ConfigError: a value is of another type.
-    """
-    for name, hint in field_types(type(settings)).items():
-        value = getattr(settings, name)
-        try:
-            object.__setattr__(settings, name, as_meant(value, hint))
-        except ValueError as error:
-            raise ConfigError(f"{prefix}{name}={value!r} {error}") from None
 
 
 class Hyperparams(NamedTuple):
@@ -184,14 +153,24 @@ class Config:
     """at a time limit, bootstrap from the value of the state that was cut; off: treat it as a termination"""
 
     hidden_size: int = 64
-    """width of every hidden layer"""
+    """width of every hidden layer, of which there are two"""
+    hidden_sizes: tuple[int, ...] | None = None
+    """width of each hidden layer, in place of hidden_size, and so how many there are; a GRU is as wide as the
+    last"""
+    critic_hidden_sizes: tuple[int, ...] | None = None
+    """the same for critics, if it differs from the policies'"""
+    activation: ActivationName = "relu"
+    """what each hidden layer ends in; gelu by its tanh approximation"""
+    layer_norm: bool = True
+    """a LayerNorm behind every layer, and learned scales and shifts of the inputs; off: neither (to what
+    networks are shown as well see normalize_obs)"""
     normalize_obs: Literal["layer", "running", "none"] = "layer"
     """what networks make of observations and of the global state. layer: a LayerNorm over the features of
     each sample, to which [5, 5] and [0, 0] are the same; a single feature stays as it is. running: mean and
     variance of each feature over all that was seen in training, clipped to 10 deviations; a part of the
     policy. none: as they are"""
     recurrent: bool = False
-    """put a GRU after the trunk of actors and critics"""
+    """the cell: a GRU behind the layers of actors and critics, or none"""
     chunk_length: int = 16
     """recurrent: steps that gradients flow back through; must divide rollout_length"""
 
@@ -243,6 +222,7 @@ class Config:
             ("lr_schedule", ("constant", "linear")),
             ("normalize_obs", ("layer", "running", "none")),
             ("selection", get_args(Selection)),
+            ("activation", get_args(ActivationName)),
             ("advantage_split", ("uniform", "dirichlet")),
             ("critic_sharing", get_args(CriticSharing)),
             ("agent_order", get_args(AgentOrder)),
@@ -279,6 +259,10 @@ class Config:
             value = getattr(self, name)
             if value < 1:
                 raise ConfigError(f"{name}={value!r} must be a whole number of at least 1")
+        for name in ("hidden_sizes", "critic_hidden_sizes"):
+            sizes = getattr(self, name)
+            if sizes is not None and (not sizes or min(sizes) < 1):
+                raise ConfigError(f"{name}={sizes!r} must hold a width of at least 1 for one layer or more")
         if not 0 <= self.seed <= MAX_SEED - (self.num_seeds - 1):
             least = f", that of the last of num_seeds={self.num_seeds} too" if self.num_seeds > 1 else ""
             raise ConfigError(f"seed={self.seed!r} must be a whole number from 0 to 2**64 - 1{least}")
@@ -344,6 +328,12 @@ class Config:
     def sequence_length(self) -> int:
         """Steps that the update treats as one unit: a chunk if recurrent, else a single step."""
         return self.chunk_length if self.recurrent else 1
+
+    @property
+    def layers(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Widths of the hidden layers of policies and of critics."""
+        actor = self.hidden_sizes or (self.hidden_size,) * 2
+        return actor, self.critic_hidden_sizes or actor
 
     @property
     def num_sequences(self) -> int:

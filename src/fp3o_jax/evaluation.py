@@ -13,7 +13,7 @@ from flax import struct
 from jax import Array
 
 from fp3o_jax.envs import Observation, Outcome
-from fp3o_jax.envs.base import batch_reset, batch_step, of_living
+from fp3o_jax.envs.base import batch_reset, batch_step
 from fp3o_jax.train import Trainer
 
 STEP_LIMIT = 10_000
@@ -45,20 +45,12 @@ def _begin(trainer: Trainer, key: Array, episodes: int) -> Play:
 def _advance(trainer: Trainer, params: Any, play: Play, greedy: bool) -> tuple[Play, Array, Outcome]:
     """One step of each episode; actions [n, E] or [n, E, A], outcomes [E]."""
     key, key_action, key_step = jax.random.split(play.key, 3)
-    seen, episodes = play.observation, play.observation.alive.shape[1]
-    mask = seen.action_mask
-    distribution, hidden = trainer.networks.policy(
-        params["actor"],
-        of_living(trainer.networks.standardize_obs(params["actor"], seen.obs), seen.alive)[:, None],
-        None if mask is None else mask[:, None],
-        play.hidden,
-        jnp.zeros((1, episodes), bool),
-    )
-    action = (distribution.mode() if greedy else distribution.sample(key_action))[:, 0]
-    keys = jax.random.split(key_step, episodes)
-    state, observation, outcome = batch_step(trainer.env, keys, play.state, action, seen.alive)
-    hidden = jax.tree.map(lambda x: x[:, 0], hidden)
-    return Play(key, state, observation, hidden), action, outcome
+    seen = play.observation
+    key_action = None if greedy else key_action
+    acted = trainer.networks.act(params["actor"], seen, play.hidden, key_action)
+    keys = jax.random.split(key_step, seen.alive.shape[1])
+    state, observation, outcome = batch_step(trainer.env, keys, play.state, acted.action, seen.alive)
+    return Play(key, state, observation, acted.hidden), acted.action, outcome
 
 
 def make_evaluate(

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,14 +16,19 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
 from fp3o_jax.config import ConfigError
+from fp3o_jax.envs.base import Observation
 from fp3o_jax.envs.spaces import Bounds, existing_actions, playable, to_bounds
 from fp3o_jax.team.actor_critic import ActorCritic
+from fp3o_jax.team.modules import Trunk
 from fp3o_jax.team.sharing import Sharing
+from fp3o_jax.team.trunks import Trunks, both, described
 
 if TYPE_CHECKING:
     from fp3o_jax.train import Trainer
 
 WEIGHTS, ARCHITECTURE = "policy.safetensors", "policy.json"
+#: What a trunk of the settings is told.
+OF_TRUNK = ("hidden_sizes", "activation", "layer_norm", "recurrent")
 
 
 class Policy:
@@ -31,12 +37,13 @@ class Policy:
     Args:
         architecture: what :func:`architecture` says of the trainer.
         params: ``state.params["actor"]`` of one seed.
+        trunk: the module that ``make_train`` was given, if it was given one.
 
     Attributes:
         agents: names, as the environment gives them.
     """
 
-    def __init__(self, architecture: Mapping[str, Any], params: Any):
+    def __init__(self, architecture: Mapping[str, Any], params: Any, trunk: Trunks | None = None):
         self.architecture, self.params = dict(architecture), params
         self.agents: tuple[str, ...] = tuple(architecture["agents"])
         self._obs_sizes = tuple(architecture["obs_sizes"])
@@ -50,8 +57,7 @@ class Policy:
             critic_sizes=self._obs_sizes,  # there is no critic here
             action_sizes=self._action_sizes,
             discrete=architecture["discrete"],
-            hidden_size=architecture["hidden_size"],
-            recurrent=architecture["recurrent"],
+            trunk=_trunk_of(architecture, trunk),
             agent_id=architecture["agent_id"],
             normalize_obs=architecture.get("normalize_obs", "layer"),  # as all were before there was a choice
         )
@@ -90,20 +96,17 @@ class Policy:
         x = self._stacked({a: jnp.ravel(obs[a]).astype(jnp.float32) for a in self.agents}, self._obs_sizes)
         if "normalize_obs" not in self.architecture:
             # Exported when the LayerNorm made a single feature 0.
-            x = x * (np.array(self._obs_sizes) > 1)[:, None, None, None]
+            x = x * (np.array(self._obs_sizes) > 1)[:, None, None]
         mask = None
         if action_mask is not None:
-            exists = existing_actions(self._action_sizes)[:, None, None]
+            exists = existing_actions(self._action_sizes)[:, None]
             mask = playable(self._stacked(action_mask, self._action_sizes) > 0, exists)
-        distribution, states = self._networks.policy(
-            self.params,
-            self._networks.standardize_obs(self.params, x),
-            mask,
-            state[:, None] if self._networks.state_size else None,
-            jnp.zeros((1, 1), bool),
+        seen = Observation(x, jnp.zeros((1, 0)), mask, jnp.ones(x.shape[:2], bool))
+        acted = self._networks.act(
+            self.params, seen, state[:, None] if self._networks.state_size else None, key
         )
-        state = state if states is None else states[:, 0, 0]
-        actions = (distribution.mode() if key is None else distribution.sample(key))[:, 0, 0]
+        state = state if acted.hidden is None else acted.hidden[:, 0]
+        actions = acted.action[:, 0]
         if not self.architecture["discrete"]:
             draws = {
                 a: actions[i, :size]
@@ -127,9 +130,9 @@ class Policy:
         return folder
 
     def _stacked(self, by_agent: Mapping[str, Array], sizes: tuple[int, ...]) -> Array:
-        """agent -> [size] as [n, 1, 1, largest size]."""
+        """agent -> [size] as [n, 1, largest size]."""
         rows = [jnp.pad(by_agent[a], (0, max(sizes) - n)) for a, n in zip(self.agents, sizes, strict=True)]
-        return jnp.stack(rows)[:, None, None]
+        return jnp.stack(rows)[:, None]
 
 
 def _plain_bounds(bounds: Bounds | None) -> list[list[float | None]] | None:
@@ -142,8 +145,16 @@ def _read_bounds(bounds: list[list[float | None]] | None, none: float) -> Bounds
 
 
 def architecture(trainer: Trainer) -> dict[str, Any]:
-    """All that the networks of a trainer's policies depend on, as JSON holds it."""
+    """All that the networks of a trainer's policies depend on, as JSON holds it; of a trunk that the user
+    wrote its name and attributes, ``trunk``, in place of the settings of one."""
     env, config, sharing = trainer.env, trainer.config, trainer.networks.sharing
+    trunk = trainer.networks.trunks[0]
+    if isinstance(trunk, Trunk):
+        layers = {name: getattr(trunk, name) for name in OF_TRUNK} | {
+            "hidden_sizes": list(trunk.hidden_sizes)
+        }
+    else:
+        layers = {"trunk": described(trunk)[0]}
     return {
         "env": env.name,
         "agents": list(env.agents),
@@ -154,14 +165,38 @@ def architecture(trainer: Trainer) -> dict[str, Any]:
         "action_high": _plain_bounds(env.action_high),
         "trunk_groups": list(sharing.trunk),
         "head_groups": list(sharing.head),
-        "hidden_size": config.hidden_size,
-        "recurrent": config.recurrent,
+        **layers,
         "agent_id": config.agent_id,
         "normalize_obs": config.normalize_obs,
     }
 
 
-def load_policy(path: Path | str, seed_index: int = 0, best: bool = False, env: Any = None) -> Policy:
+def _trunk_of(architecture: Mapping[str, Any], trunk: Trunks | None) -> nn.Module:
+    """The actors' trunk: of the architecture's settings, or the one that it names.
+
+    Raises:
+        ConfigError: it names one, and ``trunk`` is another or none; or it names none, and there is one.
+    """
+    if "trunk" in architecture:
+        there, own = architecture["trunk"], None if trunk is None else both(trunk)[0]
+    else:
+        # Older exports name one width of two layers, and had no choice of the rest.
+        sizes = architecture.get("hidden_sizes") or (architecture["hidden_size"],) * 2
+        rest = {name: architecture[name] for name in OF_TRUNK[1:] if name in architecture}
+        own = Trunk(tuple(sizes), **rest)
+        there = described(own)[0]
+    here = described(own if trunk is None else trunk)
+    if here is None or here[0] != there:
+        raise ConfigError(
+            f"trunk={here and here[0]}: the policy was trained with {there}"
+            f"{', which is not in its files: hand it over from Python, as trunk=...' if here is None else ''}"
+        )
+    return own
+
+
+def load_policy(
+    path: Path | str, seed_index: int = 0, best: bool = False, env: Any = None, trunk: Trunks | None = None
+) -> Policy:
     """The trained policies of a run, or exported ones.
 
     Args:
@@ -169,19 +204,20 @@ def load_policy(path: Path | str, seed_index: int = 0, best: bool = False, env: 
         seed_index: which seed's, counted from 0.
         best: of the checkpoint with the highest win rate or return, instead of the newest.
         env: the environment object that the run was given, if it was given one.
+        trunk: the flax module, or the pair of them, that the run was given, if it was given one.
 
     Raises:
         ConfigError: there is neither, or no checkpoint, or no such seed; or the run was given an environment
-            object and ``env`` is not such a one.
+            object or a trunk, and ``env`` or ``trunk`` is not such a one.
     """
     path = Path(path)
     if (path / ARCHITECTURE).exists():
         from safetensors.flax import load_file
 
         params = unflatten_dict(load_file(path / WEIGHTS), sep=",")
-        return Policy(json.loads((path / ARCHITECTURE).read_text(encoding="utf-8")), params)
+        return Policy(json.loads((path / ARCHITECTURE).read_text(encoding="utf-8")), params, trunk)
     from fp3o_jax.runs.trained import load_params, pick_seeds
 
-    trainer, params = load_params(path, best, env)
+    trainer, params = load_params(path, best, env, trunk)
     (index,) = pick_seeds(trainer.config, seed_index)
-    return Policy(architecture(trainer), jax.tree.map(lambda x: x[index], params["actor"]))
+    return Policy(architecture(trainer), jax.tree.map(lambda x: x[index], params["actor"]), trunk)

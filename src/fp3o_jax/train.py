@@ -23,7 +23,9 @@ from fp3o_jax.method.targets import Targets, make_targets
 from fp3o_jax.method.update import PipelineUpdate
 from fp3o_jax.team import optimizer
 from fp3o_jax.team.actor_critic import ActorCritic
+from fp3o_jax.team.modules import Trunk
 from fp3o_jax.team.sharing import make_sharing
+from fp3o_jax.team.trunks import Trunks
 
 #: Steps of an episode, for the number of initial states that an update draws by itself.
 SHORT_EPISODE = 16
@@ -215,15 +217,18 @@ class Trainer:
     def _block_size(self) -> int | None:
         if self.config.block_size is not None:
             return self.config.block_size
-        return xla.block_size(self.config.hidden_size)
+        return xla.block_size(max(map(max, self.config.layers)))
 
 
-def make_train(config: Config | Mapping[str, Any], env: Any = None) -> Trainer:
+def make_train(config: Config | Mapping[str, Any], env: Any = None, trunk: Trunks | None = None) -> Trainer:
     """The training function of a config: pure, ``jit``-able, ``vmap``-able over keys.
 
     Args:
         config: a :class:`Config`, or a mapping of its fields.
         env: a ``jaxmarl`` environment object or an :class:`Environment`, in place of ``config.env``.
+        trunk: a flax module that is called as :class:`fp3o_jax.team.trunks.TrunkModule` says, or a pair of
+            them, the actors' and the critics', in place of the layers that the config describes. Modules with
+            a recurrent state need ``config.recurrent``.
 
     Returns:
         ``train(key, hyperparams=None) -> {"state", "metrics"}``, with ``train.init`` and ``train.update``
@@ -265,27 +270,39 @@ def make_train(config: Config | Mapping[str, Any], env: Any = None) -> Trainer:
             f"of {environment.name!r}"
         )
     xla.warn_if_unprotected()
+    networks = _make_networks(config, environment, algorithm, trunk)
+    return Trainer(config, environment, networks, algorithm)
+
+
+def _make_networks(
+    config: Config, env: Environment, algorithm: Algorithm, trunk: Trunks | None
+) -> ActorCritic:
+    n = env.num_agents
+    layers = tuple(
+        Trunk(sizes, config.activation, config.layer_norm, config.recurrent) for sizes in config.layers
+    )
     networks = ActorCritic(
         sharing=make_sharing(
             config.sharing,
-            environment.agent_types,
+            env.agent_types,
             n,
             config.trunk_groups,
             config.head_groups,
             config.critic_sharing,
             config.critic_groups,
         ),
-        obs_sizes=environment.obs_sizes,
-        critic_sizes=(environment.state_size,) * n if algorithm.critics_see_state else environment.obs_sizes,
-        action_sizes=environment.action_sizes,
-        discrete=environment.discrete,
-        hidden_size=config.hidden_size,
-        recurrent=config.recurrent,
+        obs_sizes=env.obs_sizes,
+        critic_sizes=(env.state_size,) * n if algorithm.critics_see_state else env.obs_sizes,
+        action_sizes=env.action_sizes,
+        discrete=env.discrete,
+        trunk=layers if trunk is None else trunk,
         agent_id=config.agent_id,
         normalize_obs=config.normalize_obs,
         one_critic=algorithm.critics_see_state and not config.critic_agent_id,
     )
-    return Trainer(config, environment, networks, algorithm)
+    if trunk is not None:
+        networks.check(config.recurrent)
+    return networks
 
 
 def _episode_metrics(trajectory: Trajectory, previous: Metrics) -> tuple[Metrics, Array]:

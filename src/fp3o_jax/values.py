@@ -1,12 +1,13 @@
-"""Values of settings as Python's own, whatever NumPy, JAX or a user hands in."""
+"""Values of settings as Python's own, whatever NumPy, JAX or a user hands in; and the error for the rest."""
 
 from __future__ import annotations
 
+import difflib
 import functools
 import math
 import sys
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -14,6 +15,37 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 NOUNS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text", Path: "a path"}
 
 field_types = functools.cache(get_type_hints)
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used: names the setting, the value given and what would be right."""
+
+
+def unknown(setting: str, value: object, valid: Iterable[str]) -> ConfigError:
+    """The error for a name that does not exist, with the nearest names that do."""
+    valid = sorted(valid)
+    near = [name for name in valid if f"/{value}/" in f"/{name}/"]
+    near = near or difflib.get_close_matches(str(value), valid, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    return ConfigError(f"{setting}={value!r} is unknown: {hint}valid are {', '.join(valid)}")
+
+
+def settle_types(settings: Any, prefix: str = "") -> None:
+    """Makes the fields of a frozen dataclass of settings what their annotations say.
+
+    Args:
+        settings: the instance, while it is being made.
+        prefix: what errors put before a field's name.
+
+    Raises:
+        ConfigError: a value is of another type.
+    """
+    for name, hint in field_types(type(settings)).items():
+        value = getattr(settings, name)
+        try:
+            object.__setattr__(settings, name, as_meant(value, hint))
+        except ValueError as error:
+            raise ConfigError(f"{prefix}{name}={value!r} {error}") from None
 
 
 def as_meant(value: Any, hint: Any) -> Any:

@@ -1,6 +1,8 @@
-"""Linear layers behind norms that are taken with them.
+"""Linear layers, and norms that are taken with them.
 
-Every LayerNorm here is followed by a linear layer, and products of many rows are the cost of all.
+Every LayerNorm here is followed by a linear layer, and products of many rows are the cost of all. What a
+layer makes is handed on as :class:`DeferredNorm` or, without a norm, as :class:`Plain`: the next one need not
+know which.
 """
 
 from __future__ import annotations
@@ -29,6 +31,11 @@ class DeferredNorm(NamedTuple):
     scale: Array
     bias: Array
 
+    @property
+    def width(self) -> int:
+        """W."""
+        return self.x.shape[-1]
+
     def linear(self, kernel: Array, bias: Array) -> Array:
         """``LayerNorm(x) @ kernel + bias``: [..., W], kernel [W, V] -> [..., V].
 
@@ -39,6 +46,30 @@ class DeferredNorm(NamedTuple):
         centred = matmul(self.x, scaled - scaled.mean(0))
         variance = row_mean(self.x**2) - row_mean(self.x) ** 2
         return centred * jax.lax.rsqrt(jnp.maximum(variance, 0.0) + EPSILON) + (self.bias @ kernel + bias)
+
+
+class Plain(NamedTuple):
+    """Features [..., W] without a norm, as the layer behind them takes them."""
+
+    x: Array
+
+    @property
+    def width(self) -> int:
+        """W."""
+        return self.x.shape[-1]
+
+    def linear(self, kernel: Array, bias: Array) -> Array:
+        """``x @ kernel + bias``: [..., W], kernel [W, V] -> [..., V]."""
+        return matmul(self.x, kernel) + bias
+
+
+#: What a layer hands to the next.
+Features = DeferredNorm | Plain
+
+
+def as_features(x: Array | Features) -> Features:
+    """An array as a layer hands it on."""
+    return x if isinstance(x, Features) else Plain(x)
 
 
 @jax.custom_vjp

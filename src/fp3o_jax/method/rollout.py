@@ -183,14 +183,16 @@ def collect(
         s, judgement, begun, statistics, buffers = carry
         t, key_action, keys_step = inputs
         seen = s.observation
-        acted = _act(networks, params["actor"], s, key_action)
-        recorded = acted | {
+        acted = networks.act(params["actor"], seen, s.actor_hidden, key_action, s.starts)
+        recorded = {
+            "obs": acted.obs,
             "critic_inputs": critic_inputs(seen),
             "action_mask": seen.action_mask,
             "alive": seen.alive,
+            "action": acted.action,
+            "log_prob": acted.log_prob,
         }
-        actor_hidden = recorded.pop("actor_hidden")
-        env_state, observation, outcome = batch_step(env, keys_step, s.env_state, acted["action"], seen.alive)
+        env_state, observation, outcome = batch_step(env, keys_step, s.env_state, acted.action, seen.alive)
         ahead = judge(observation, judgement.hidden, jnp.zeros_like(s.starts))
         outcomes = {
             "value": judgement.value,
@@ -207,7 +209,7 @@ def collect(
             env_state=env_state,
             observation=observation,
             starts=outcome.done,
-            actor_hidden=actor_hidden,
+            actor_hidden=acted.hidden,
             critic_hidden=judgement.hidden,
             episode_return=jnp.where(outcome.done, 0.0, outcomes["episode_return"]),
             episode_length=jnp.where(outcome.done, 0, outcomes["episode_length"]),
@@ -247,22 +249,6 @@ def collect(
         critic_hidden=hidden[1],
         statistics=statistics,
     )
-
-
-def _act(networks: ActorCritic, params: Any, s: RolloutState, key: Array) -> dict[str, Array | None]:
-    """What all agents see, do, and how likely that was; their recurrent states behind it."""
-    seen = s.observation
-    obs, mask = of_living(networks.standardize_obs(params, seen.obs), seen.alive), seen.action_mask
-    distribution, hidden = networks.policy(
-        params, obs[:, None], None if mask is None else mask[:, None], s.actor_hidden, s.starts[None]
-    )
-    action = distribution.sample(key)
-    return {
-        "obs": obs,
-        "action": action[:, 0],
-        "log_prob": distribution.log_prob(action)[:, 0],
-        "actor_hidden": jax.tree.map(lambda x: x[:, 0], hidden),
-    }
 
 
 def _draw(

@@ -40,11 +40,12 @@ class RunDirectory:
         config: the resolved settings, written to ``config.json``.
         options: what else was asked for, as JSON holds it; kept with the versions in ``run.json``.
         environment: of an environment object, what :func:`described` says; None for one by name.
+        trunk: of trunks that are not the config's, what :func:`fp3o_jax.team.trunks.described` says.
 
     Raises:
         ConfigError: the directory holds a run of other settings, or something that is no run, or another
-            process is writing to it; or there is no path, and an environment object that no directory can be
-            named after; or the settings cannot be written down.
+            process is writing to it; or there is no path, and an environment object or a trunk that no
+            directory can be named after; or the settings cannot be written down.
     """
 
     def __init__(
@@ -53,11 +54,17 @@ class RunDirectory:
         config: Config,
         options: Mapping[str, Any] | None = None,
         environment: Mapping[str, Any] | None = None,
+        trunk: list[str] | None = None,
     ):
         if path is None and environment is not None:
             raise ConfigError(
                 "run_dir=None: the settings of an environment object are unknown, so no directory can be "
                 "named after them: say where the run shall be, RunOptions(run_dir=...)"
+            )
+        if path is None and trunk is not None:
+            raise ConfigError(
+                "run_dir=None: a trunk of your own is no setting that a directory could be named after: say "
+                "where the run shall be, RunOptions(run_dir=...)"
             )
         try:
             json.dumps(plain(config.to_dict()))
@@ -72,6 +79,7 @@ class RunDirectory:
         if existing and (self.path / "config.json").exists():
             _check_agrees(self.path, config)
             check_environment(self.path, environment, ("object", *SEEN))
+            check_trunk(self.path, trunk)
         elif existing and not {p.name for p in self.path.iterdir()} <= _OWN:
             raise ConfigError(
                 f"run_dir={str(self.path)!r} exists and is not a run, and nothing is ever overwritten: "
@@ -80,7 +88,8 @@ class RunDirectory:
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(self.path)
         if not (self.path / "config.json").exists():
-            made_on = {} if environment is None else {"environment": environment}
+            given = {"environment": environment, "trunk": trunk}
+            made_on = {name: what for name, what in given.items() if what is not None}
             self.write("run.json", about() | {"options": options or {}} | made_on)
             # Last, so that a directory with a config is a run.
             self.write("config.json", config.to_dict())
@@ -191,6 +200,31 @@ def check_environment(path: Path, environment: Mapping[str, Any] | None, names: 
             f"{str(path)!r} was trained on another environment than env={environment['object']}: "
             f"{'; '.join(differences)}"
         )
+
+
+def check_trunk(path: Path, trunk: list[str] | None) -> None:
+    """Whether the run at ``path`` has these trunks, or those of its config.
+
+    Args:
+        path: run directory.
+        trunk: what :func:`fp3o_jax.team.trunks.described` says; None if none are given.
+
+    Raises:
+        ConfigError: it has others.
+    """
+    about = Path(path) / "run.json"
+    there = json.loads(about.read_text(encoding="utf-8")).get("trunk") if about.exists() else None
+    if there == trunk:
+        return
+    if there is None:
+        raise ConfigError(
+            f"trunk={trunk}: {str(path)!r} was trained with the layers of its config, without trunk="
+        )
+    raise ConfigError(
+        f"trunk={trunk}: {str(path)!r} was trained with modules of your own, {there}, which are not in it: "
+        "hand them over from Python, as trunk=... to run_training, evaluate_run, render_run, load_run or "
+        "load_policy"
+    )
 
 
 def default_path(config: Config) -> Path:

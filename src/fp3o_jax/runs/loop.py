@@ -26,6 +26,8 @@ from fp3o_jax.runs.progress import TrainingProgress, phase, tell
 from fp3o_jax.runs.signals import Interrupted, deferred
 from fp3o_jax.runs.sinks import make_sinks
 from fp3o_jax.seeds import seed_keys
+from fp3o_jax.team.trunks import Trunks
+from fp3o_jax.team.trunks import described as described_trunk
 from fp3o_jax.train import Trainer, TrainState, make_train
 
 
@@ -38,6 +40,7 @@ def run_training(
     options: RunOptions | None = None,
     *,
     env: Any = None,
+    trunk: Trunks | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
     """Trains all seeds of a config side by side, evaluates them and writes a run directory.
@@ -50,6 +53,8 @@ def run_training(
         options: where to write, and what is done around the training.
         env: an environment object in place of ``config.env``. Its settings are unknown, so ``options`` must
             say where the run shall be.
+        trunk: a flax module, or a pair of them, in place of the layers of the config, as for
+            :func:`fp3o_jax.make_train`. ``options`` must say where the run shall be, likewise.
         console: where progress goes; by default the terminal.
 
     Returns:
@@ -65,10 +70,10 @@ def run_training(
     console = console or Console()
     if env is None and options.run_dir is not None and (options.run_dir / "config.json").exists():
         check_environment(options.run_dir, None)  # or its name would be looked for in vain
-    trainer = make_train(config, env)
+    trainer = make_train(config, env, trunk)
     config = config.replace(env=trainer.env.name)
     environment = None if env is None else described(env, trainer.env)
-    directory = RunDirectory(options.run_dir, config, options.to_dict(), environment)
+    directory = RunDirectory(options.run_dir, config, options.to_dict(), environment, described_trunk(trunk))
     try:
         if directory.summary is None:
             with contextlib.ExitStack() as stack:

@@ -14,32 +14,40 @@ from rich.table import Table
 from fp3o_jax.config import Config, ConfigError
 from fp3o_jax.evaluation import make_evaluate
 from fp3o_jax.runs.checkpoints import Checkpoint, Checkpoints
-from fp3o_jax.runs.directory import check_environment, described, read_config
+from fp3o_jax.runs.directory import check_environment, check_trunk, described, read_config
 from fp3o_jax.runs.programs import evaluation_keys
 from fp3o_jax.runs.progress import phase, tell
 from fp3o_jax.seeds import seed_key, seed_keys
+from fp3o_jax.team.trunks import Trunks
+from fp3o_jax.team.trunks import described as described_trunk
 from fp3o_jax.train import Trainer, TrainState, make_train
 
 
-def load_run(path: Path, best: bool = False, env: Any = None) -> tuple[Trainer, TrainState]:
+def load_run(
+    path: Path, best: bool = False, env: Any = None, trunk: Trunks | None = None
+) -> tuple[Trainer, TrainState]:
     """The trainer of a run and its newest state, or its best: all that is needed to go on.
 
     Args:
         path: run directory.
         best: the checkpoint with the highest win rate or return.
         env: the environment object that the run was given, if it was given one.
+        trunk: the flax module, or the pair of them, that the run was given, if it was given one.
 
     Returns:
         The trainer, and the state with a leading axis of seeds.
 
     Raises:
         ConfigError: there is no run, or it has no checkpoint yet, or was saved by another version or under
-            other settings of JAX; or it was given an environment object and ``env`` is not such a one.
+            other settings of JAX; or it was given an environment object or a trunk, and ``env`` or ``trunk``
+            is not such a one.
     """
-    return _load(path, env, lambda checkpoints, template: checkpoints.restore(template, best))
+    return _load(path, env, trunk, lambda checkpoints, template: checkpoints.restore(template, best))
 
 
-def load_params(path: Path, best: bool = False, env: Any = None) -> tuple[Trainer, Any]:
+def load_params(
+    path: Path, best: bool = False, env: Any = None, trunk: Trunks | None = None
+) -> tuple[Trainer, Any]:
     """The trainer of a run and its newest parameters, or its best: all that is needed to act.
 
     Unlike :func:`load_run` it asks nothing of the rest of the state, which another JAX or a newer version of
@@ -49,6 +57,7 @@ def load_params(path: Path, best: bool = False, env: Any = None) -> tuple[Traine
         path: run directory.
         best: of the checkpoint with the highest win rate or return.
         env: the environment object that the run was given, if it was given one.
+        trunk: the flax module, or the pair of them, that the run was given, if it was given one.
 
     Returns:
         The trainer, and ``state.params`` with a leading axis of seeds.
@@ -56,15 +65,20 @@ def load_params(path: Path, best: bool = False, env: Any = None) -> tuple[Traine
     Raises:
         ConfigError: as in :func:`load_run`, but of the parameters alone.
     """
-    return _load(path, env, lambda checkpoints, template: checkpoints.restore_part(template, "params", best))
+    return _load(
+        path, env, trunk, lambda checkpoints, template: checkpoints.restore_part(template, "params", best)
+    )
 
 
-def _load(path: Path, env: Any, restore: Callable[[Checkpoints, Any], Any]) -> tuple[Trainer, Any]:
+def _load(
+    path: Path, env: Any, trunk: Trunks | None, restore: Callable[[Checkpoints, Any], Any]
+) -> tuple[Trainer, Any]:
     path = Path(path)
     config = read_config(path)
     if env is None:
         check_environment(path, None)  # or its name would be looked for in vain
-    trainer = make_train(config, env)
+    check_trunk(path, described_trunk(trunk))
+    trainer = make_train(config, env, trunk)
     if env is not None:
         check_environment(path, described(env, trainer.env))
     keys = seed_keys(range(config.seed, config.seed + config.num_seeds))
@@ -86,6 +100,7 @@ def evaluate_run(
     sampled: bool = False,
     best: bool = False,
     env: Any = None,
+    trunk: Trunks | None = None,
     console: Console | None = None,
 ) -> list[dict[str, float]]:
     """Plays the policies of a run and prints how well they did.
@@ -97,6 +112,7 @@ def evaluate_run(
         sampled: draw actions instead of taking the most probable ones.
         best: the checkpoint with the highest win rate or return, instead of the newest.
         env: the environment object that the run was given, if it was given one.
+        trunk: the flax module, or the pair of them, that the run was given, if it was given one.
         console: where the table goes; by default the terminal.
 
     Returns:
@@ -106,7 +122,7 @@ def evaluate_run(
         ConfigError: there is no run, no checkpoint, or no such seed.
     """
     console = console or Console()
-    trainer, params = load_params(path, best, env)
+    trainer, params = load_params(path, best, env, trunk)
     chosen = pick_seeds(trainer.config, seed_index)
     seeds = [trainer.config.seed + i for i in chosen]
     params = jax.tree.map(lambda x: x[np.array(chosen)], params)
@@ -138,6 +154,7 @@ def render_run(
     best: bool = False,
     output: Path | None = None,
     env: Any = None,
+    trunk: Trunks | None = None,
     console: Console | None = None,
 ) -> Path:
     """Plays one episode with a policy of a run and writes it as a GIF or MP4 (SMAX, MPE) or a page (MABrax).
@@ -150,6 +167,7 @@ def render_run(
         best: the checkpoint with the highest win rate or return, instead of the newest.
         output: file to write, whose suffix tells the kind; by default in the run's ``figures/``.
         env: the environment object that the run was given, if it was given one.
+        trunk: the flax module, or the pair of them, that the run was given, if it was given one.
         console: where the path is printed; by default the terminal.
 
     Returns:
@@ -163,7 +181,7 @@ def render_run(
 
     console = console or Console()
     key = seed_key(episode_seed, "episode_seed")
-    trainer, params = load_params(path, best, env)
+    trainer, params = load_params(path, best, env, trunk)
     (index,) = pick_seeds(trainer.config, seed_index)
     output = output or Path(path) / "figures" / f"seed{trainer.config.seed + index}_episode{episode_seed}"
     with phase(console, "playing an episode"):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import chex
 import flax.linen as nn
@@ -13,11 +12,37 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from fp3o_jax.kernels.dense import DeferredNorm
+from fp3o_jax.envs.base import Observation, of_living
+from fp3o_jax.kernels.dense import as_features
 from fp3o_jax.team.distributions import Distribution
-from fp3o_jax.team.inputs import Statistics, measure, merge, normalize, nothing_seen, standardize
-from fp3o_jax.team.modules import CategoricalHead, GaussianHead, Trunk, ValueHead
-from fp3o_jax.team.sharing import Sharing, apply_grouped, take
+from fp3o_jax.team.inputs import (
+    Statistics,
+    measure,
+    merge,
+    normalize,
+    nothing_seen,
+    prefix_masks,
+    standardize,
+)
+from fp3o_jax.team.modules import CategoricalHead, GaussianHead, ValueHead
+from fp3o_jax.team.sharing import Sharing, apply_grouped, apply_shared, take
+from fp3o_jax.team.trunks import Trunks, both, check_protocol, state_size
+
+
+class Acted(NamedTuple):
+    """What n agents did in B environments.
+
+    Attributes:
+        obs: [n, B, O] what the networks took for it: standardised, zeros for the dead.
+        action: int [n, B], or [n, B, A].
+        log_prob: [n, B].
+        hidden: [n, B, H] the policies' states behind it; None if they have none.
+    """
+
+    obs: Array
+    action: Array
+    log_prob: Array
+    hidden: Array | None
 
 
 class ActorCritic:
@@ -34,8 +59,8 @@ class ActorCritic:
         critic_sizes: [n] features of what each agent's critic sees.
         action_sizes: [n] number of actions, or of action dimensions.
         discrete: kind of action.
-        hidden_size: width of every layer.
-        recurrent: GRU or feed-forward.
+        trunk: what stands between inputs and heads (:class:`fp3o_jax.team.trunks.TrunkModule`), one module
+            for actors and critics or a pair.
         agent_id: tell agents that share weights apart by a one-hot id.
         one_critic: agents that share a critic share its values as well: it sees the same for all of them, and
             no id.
@@ -43,6 +68,8 @@ class ActorCritic:
 
     Attributes:
         num_critics: rows of values: 1 where all agents share them, else n.
+        trunks: of actors and critics.
+        state_size: H, features of the policies' recurrent states; 0 if they have none.
     """
 
     def __init__(
@@ -53,8 +80,7 @@ class ActorCritic:
         critic_sizes: tuple[int, ...],
         action_sizes: tuple[int, ...],
         discrete: bool,
-        hidden_size: int,
-        recurrent: bool,
+        trunk: Trunks,
         agent_id: bool,
         one_critic: bool = False,
         normalize_obs: str = "layer",
@@ -62,54 +88,55 @@ class ActorCritic:
         self.sharing = sharing
         self.normalize_obs = normalize_obs
         self.num_agents = sharing.num_agents
-        self.state_size = hidden_size if recurrent else 0
+        self.trunks = both(trunk)
+        self.state_size, self._critic_state_size = map(state_size, self.trunks)
         self.max_actions = max(action_sizes)
         self.discrete = discrete
-        self._trunk = Trunk(hidden_size, recurrent)
-        head = CategoricalHead if discrete else GaussianHead
-        self._policy_head = head(self.max_actions)
-        self._value_head = ValueHead()
+        policy_head = CategoricalHead if discrete else GaussianHead
+        self._heads = policy_head(self.max_actions), ValueHead()
         critics = len(set(sharing.critic_groups))
         self.num_critics = 1 if one_critic and critics == 1 else self.num_agents
         ids = np.eye(self.num_agents, dtype=np.float32)
         self._ids = ids if agent_id and len(set(sharing.trunk)) < self.num_agents else None
         self._critic_ids = ids if agent_id and critics < self.num_agents and not one_critic else None
-        self._obs_mask = _prefix_masks(obs_sizes)
-        self._critic_mask = _prefix_masks(critic_sizes)
-        self._action_mask = _prefix_masks(action_sizes)
-        self._width = hidden_size
+        self._obs_mask = prefix_masks(obs_sizes)
+        self._critic_mask = prefix_masks(critic_sizes)
+        self._action_mask = prefix_masks(action_sizes)
 
     def init(self, key: Array) -> dict[str, Any]:
         """Fresh parameters: orthogonal weights, zero biases, and statistics that have seen nothing."""
         keys = iter(jax.random.split(key, 4))
 
-        def trunk(mask: np.ndarray, ids: np.ndarray | None, groups: tuple[int, ...]) -> Any:
-            x = jnp.zeros((1, 1, mask.shape[-1]))
-            hidden, starts = self._initial(1), jnp.zeros((1, 1), bool)
-            one = None if ids is None else ids[0]
-            return jax.vmap(lambda k: self._trunk.init(k, x, mask[0], one, hidden, starts)["params"])(
-                jax.random.split(next(keys), max(groups) + 1)
-            )
+        def init(
+            part: int, mask: np.ndarray, ids: np.ndarray | None, groups: Any, *head_inputs: Array
+        ) -> Any:
+            trunk, head = self.trunks[part], self._heads[part]
+            of_trunks, of_heads = (jax.random.split(next(keys), max(group) + 1) for group in groups)
+            x, hidden = jnp.zeros((1, 1, mask.shape[-1])), _zeros(state_size(trunk), 1)
+            inputs = x, mask[0], None if ids is None else ids[0], hidden, jnp.zeros((1, 1), bool)
+            (features, _), trunks = jax.vmap(lambda k: trunk.init_with_output(k, *inputs))(of_trunks)
+            features = jax.tree.map(lambda x: x[0], as_features(features))
+            heads = jax.vmap(lambda k: head.init(k, features, *head_inputs))(of_heads)
+            return {"trunk": trunks["params"], "head": heads["params"]}
 
-        def head(module: nn.Module, groups: tuple[int, ...], *inputs: Array) -> Any:
-            features = DeferredNorm(*jnp.zeros((3, self._width)))
-            return jax.vmap(lambda k: module.init(k, features, *inputs)["params"])(
-                jax.random.split(next(keys), max(groups) + 1)
-            )
-
-        critic_groups = self.sharing.critic_groups
+        groups = self.sharing.trunk, self.sharing.head
+        critic_groups = (self.sharing.critic_groups,) * 2
         weights = {
-            "actor": {
-                "trunk": trunk(self._obs_mask, self._ids, self.sharing.trunk),
-                "head": head(self._policy_head, self.sharing.head, jnp.ones(self.max_actions)),
-            },
-            "critic": {
-                "trunk": trunk(self._critic_mask, self._critic_ids, critic_groups),
-                "head": head(self._value_head, critic_groups),
-            },
+            "actor": init(0, self._obs_mask, self._ids, groups, jnp.ones(self.max_actions)),
+            "critic": init(1, self._critic_mask, self._critic_ids, critic_groups),
         }
         blank = self.nothing_seen()
         return weights | {name: weights[name] | {"normalizer": new} for name, new in blank.items()}
+
+    def check(self, recurrent: bool) -> None:
+        """Whether the trunks keep to their protocol; nothing is compiled.
+
+        Raises:
+            ConfigError: one does not, or has a state where ``recurrent`` says that there is none, or none.
+        """
+        shown = (self._obs_mask, self._ids), (self._critic_mask, self._critic_ids)
+        for trunk, (masks, ids) in zip(self.trunks, shown, strict=True):
+            check_protocol(trunk, masks.shape[-1], None if ids is None else ids.shape[-1], recurrent)
 
     def subteam(self, agents: Array) -> ActorCritic:
         """The networks of ``agents`` [P], of which no two share weights, as of a team of P that shares none.
@@ -196,19 +223,41 @@ class ActorCritic:
 
     def initial_hidden(self, num_envs: int) -> Array | None:
         """Zero states [n, B, H] of the actors; None if feed-forward."""
-        return self._initial(self.num_agents, num_envs)
+        return _zeros(self.state_size, self.num_agents, num_envs)
 
     def initial_critic_hidden(self, num_envs: int) -> Array | None:
         """Zero states [c, B, H] of the critics, c = ``num_critics``; None if feed-forward."""
-        return self._initial(self.num_critics, num_envs)
-
-    def _initial(self, *shape: int) -> Array | None:
-        return jnp.zeros((*shape, self.state_size)) if self.state_size else None
+        return _zeros(self._critic_state_size, self.num_critics, num_envs)
 
     def no_action(self, num_envs: int) -> Array:
         """Zeros of the shape and type of all agents' actions: int [n, B] or float [n, B, A]."""
         shape = (self.num_agents, num_envs)
         return jnp.zeros(shape, int) if self.discrete else jnp.zeros((*shape, self.max_actions))
+
+    def act(
+        self,
+        params: dict[str, Any],
+        seen: Observation,
+        hidden: Array | None,
+        key: Array | None,
+        starts: Array | None = None,
+    ) -> Acted:
+        """One action of each agent, in B environments side by side.
+
+        Args:
+            params: ``params["actor"]``.
+            seen: as the environment gives it, agents first; the global state is not looked at.
+            hidden: [n, B, H] states; None if feed-forward.
+            key: PRNG key to sample with; None for the most probable actions.
+            starts: [B] bool, an episode begins here; None where ``hidden`` is of this episode everywhere.
+        """
+        obs = of_living(self.standardize_obs(params, seen.obs), seen.alive)
+        mask = None if seen.action_mask is None else seen.action_mask[:, None]
+        starts = jnp.zeros(obs.shape[1], bool) if starts is None else starts
+        distribution, states = self.policy(params, obs[:, None], mask, hidden, starts[None])
+        action = distribution.mode() if key is None else distribution.sample(key)
+        hidden = None if states is None else states[:, 0]
+        return Acted(obs, action[:, 0], distribution.log_prob(action)[:, 0], hidden)
 
     def policy(
         self,
@@ -238,7 +287,7 @@ class ActorCritic:
             available = available & action_mask
         return self._apply(
             params,
-            self._policy_head,
+            (self.trunks[0], self._heads[0]),
             self.sharing,
             obs.shape[0],
             obs,
@@ -276,7 +325,7 @@ class ActorCritic:
         rows = self.num_agents if agents is None else agents.shape[0]
         return self._apply(
             params,
-            self._value_head,
+            (self.trunks[1], self._heads[1]),
             self.sharing.critic,
             1 if self.num_critics == 1 else rows,
             inputs,
@@ -290,7 +339,7 @@ class ActorCritic:
     def _apply(
         self,
         params: dict[str, Any],
-        head: nn.Module,
+        modules: tuple[nn.Module, nn.Module],
         sharing: Sharing,
         rows: int,
         x: Array,
@@ -303,15 +352,16 @@ class ActorCritic:
     ) -> tuple[Any, Array | None]:
         """Trunk and head of each agent, in ``rows`` rows."""
         chex.assert_rank([x, starts], [4, 2])
+        trunk, head = modules
 
         def network(trunk_params: Any, head_params: Any, *inputs: Any) -> tuple[Any, Array | None]:
-            features, states = self._trunk.apply({"params": trunk_params}, *inputs[:5])
-            return head.apply({"params": head_params}, features, *inputs[5:]), states
+            features, states = trunk.apply({"params": trunk_params}, *inputs[:5])
+            return head.apply({"params": head_params}, as_features(features), *inputs[5:]), states
 
         one_view = x.shape[0] == 1
         mask = _rows(mask, agents)
         ids = jax.tree.map(lambda x: x[:rows], take(ids, agents))
-        if self._trunk.recurrent and len(set(sharing.trunk + sharing.head)) == 1 and x.shape[0] == rows:
+        if hidden is not None and len(set(sharing.trunk + sharing.head)) == 1 and x.shape[0] == rows:
             merged = jax.tree.map(lambda leaf: leaf[0], (params["trunk"], params["head"]))
             return apply_shared(network, merged, x, mask, ids, hidden, starts, *head_inputs)
         return apply_grouped(
@@ -337,46 +387,9 @@ class ActorCritic:
         )
 
 
-def apply_shared(
-    network: Callable[..., tuple[Any, Array]],
-    params: tuple[Any, Any],
-    x: Array,
-    mask: Array,
-    ids: Array | None,
-    hidden: Array,
-    starts: Array,
-    *head_inputs: Array,
-) -> tuple[Any, Array]:
-    """The sequences of P agents as those of one network that all share.
-
-    Agents behind the step, as a scan goes through them: the other way round, what the GRU reads and writes
-    would be transposed on the way in and out.
-    """
-    agents, count = hidden.shape[:2]
-
-    def steps(a: Array) -> Array:
-        """[P, L, N or 1, ...] -> [L, P N, ...]"""
-        a = jnp.broadcast_to(a, (*a.shape[:2], count, *a.shape[3:]))
-        return a.swapaxes(0, 1).reshape((a.shape[1], agents * count, *a.shape[3:]))
-
-    results = network(
-        *params,
-        steps(x),
-        mask[0] if len(mask) == 1 else mask.repeat(count, 0),
-        None if ids is None else ids.repeat(count, 0),
-        hidden.reshape((agents * count, -1)),
-        jnp.tile(starts, (1, agents)),
-        *map(steps, head_inputs),
-    )
-    return jax.tree.map(
-        lambda a: a.reshape((a.shape[0], agents, count, *a.shape[2:])).swapaxes(0, 1), results
-    )
-
-
-def _prefix_masks(sizes: tuple[int, ...]) -> np.ndarray:
-    """[n, max size] float, 1 for the leading features that exist; a single row where all have as many."""
-    rows = sizes[:1] if len(set(sizes)) == 1 else sizes
-    return (np.arange(max(sizes)) < np.array(rows)[:, None]).astype(np.float32)
+def _zeros(size: int, *shape: int) -> Array | None:
+    """States of ``size`` features in which an episode begins; None if there are none."""
+    return jnp.zeros((*shape, size)) if size else None
 
 
 def _rows(masks: Array | np.ndarray, agents: Array | None) -> Array | np.ndarray:

@@ -28,6 +28,12 @@ SMALLEST, RESOLUTION = 1e-4, 1e-6
 Statistics = dict[str, Array]
 
 
+def prefix_masks(sizes: tuple[int, ...]) -> np.ndarray:
+    """[n, max size] float, 1 for the leading features that exist; a single row where all have as many."""
+    rows = sizes[:1] if len(set(sizes)) == 1 else sizes
+    return (np.arange(max(sizes)) < np.array(rows)[:, None]).astype(np.float32)
+
+
 def standardize(x: Array, mask: np.ndarray) -> Array:
     """LayerNorm without weights over the features that exist: padded ones neither count nor come through.
 

@@ -5,17 +5,26 @@ L steps of N sequences; for feed-forward networks L is only another batch axis.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.linen import initializers
 from jax import Array
 
-from fp3o_jax.kernels.dense import DeferredNorm, matmul
+from fp3o_jax.kernels.dense import DeferredNorm, Features, Plain, matmul
 from fp3o_jax.kernels.gru import gru_scan
 from fp3o_jax.team.distributions import MASKED_LOGIT, Categorical, DiagonalGaussian
 
 GAIN = 2.0**0.5
+#: ``Config.activation``.
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "relu": nn.relu,
+    "tanh": jnp.tanh,
+    "silu": nn.silu,
+    "gelu": nn.gelu,
+}
 
 
 class GRU(nn.Module):
@@ -25,10 +34,10 @@ class GRU(nn.Module):
     """
 
     @nn.compact
-    def __call__(self, x: DeferredNorm, hidden: Array, starts: Array) -> Array:
+    def __call__(self, x: Features, hidden: Array, starts: Array) -> Array:
         """x [L, N, W], hidden [N, W] before the first step, starts [L, N] bool -> states [L, N, W]."""
         width = hidden.shape[-1]
-        w_input = self.param("w_input", initializers.orthogonal(), (x.scale.shape[-1], 3 * width))
+        w_input = self.param("w_input", initializers.orthogonal(), (x.width, 3 * width))
         b_input = self.param("b_input", initializers.zeros, (3 * width,))
         w_hidden = self.param("w_hidden", initializers.orthogonal(), (width, 3 * width))
         b_hidden = self.param("b_hidden", initializers.zeros, (3 * width,))
@@ -61,48 +70,59 @@ class LinearParams(nn.Module):
 
 
 class Trunk(nn.Module):
-    """LayerNorm on the input, two layers of Linear, ReLU and LayerNorm, and a GRU if recurrent.
+    """LayerNorm on the input; layers of Linear, activation and LayerNorm; a GRU and a LayerNorm if recurrent.
 
     The agent id enters behind the input's LayerNorm: as a one-hot with weights of its own, the same as
     appending it there, which leaves the part that all agents have in common to be computed once.
+
+    Attributes:
+        hidden_sizes: width of each layer; the GRU is as wide as the last.
+        activation: one of ``ACTIVATIONS``.
+        layer_norm: whether there is any LayerNorm.
+        recurrent: whether there is a GRU.
     """
 
-    width: int
-    recurrent: bool
+    hidden_sizes: tuple[int, ...]
+    activation: str = "relu"
+    layer_norm: bool = True
+    recurrent: bool = False
+
+    @property
+    def state_size(self) -> int:
+        """H, features of the recurrent state; 0 if feed-forward."""
+        return self.hidden_sizes[-1] if self.recurrent else 0
 
     @nn.compact
     def __call__(
         self, x: Array, mask: Array, agent_id: Array | None, hidden: Array | None, starts: Array
-    ) -> tuple[DeferredNorm, Array | None]:
-        """One agent's features.
+    ) -> tuple[Features, Array | None]:
+        """One agent's features; arguments and results are those of :class:`fp3o_jax.team.trunks.TrunkModule`,
+        but for a last LayerNorm that is left to the head."""
 
-        Args:
-            x: [L, N, F] standardised input, padded to the largest agent's.
-            mask: [F] or [N, F], 1 where the feature exists.
-            agent_id: [n] or [N, n] one-hot; None where agents are told apart by their weights.
-            hidden: [N, H] state before the first step; None if feed-forward.
-            starts: [L, N] bool, an episode begins with this step.
+        def normed(x: Array, name: str) -> Features:
+            return DeferredNorm(x, *NormParams(x.shape[-1], name=name)()) if self.layer_norm else Plain(x)
 
-        Returns:
-            Features [L, N, width] and [L, N, H] states after each step, or None.
-        """
-        size = x.shape[-1]
+        size, width = x.shape[-1], self.hidden_sizes[0]
         rows = size if agent_id is None else size + agent_id.shape[-1]
-        kernel = self.param("dense_0", initializers.orthogonal(GAIN), (rows, self.width))
-        bias = self.param("bias_0", initializers.zeros, (self.width,))
-        scale, shift = NormParams(size, name="input_norm")()
-        # Only the weights of the input's LayerNorm are learned: they join those of the layer behind it.
-        bias = (shift * mask) @ kernel[:size] + bias
+        kernel = self.param("dense_0", initializers.orthogonal(GAIN), (rows, width))
+        bias = self.param("bias_0", initializers.zeros, (width,))
+        weights = kernel[:size]
+        if self.layer_norm:
+            # Only the weights of the input's LayerNorm are learned: they join those of the layer behind it.
+            scale, shift = NormParams(size, name="input_norm")()
+            weights, bias = scale[:, None] * weights, (shift * mask) @ weights + bias
         if agent_id is not None:
             bias = bias + agent_id @ kernel[size:]
-        x = matmul(x, scale[:, None] * kernel[:size]) + bias
-        x = DeferredNorm(nn.relu(x), *NormParams(self.width, name="norm_0")())
-        x = x.linear(*LinearParams(self.width, self.width, GAIN, name="dense_1")())
-        x = DeferredNorm(nn.relu(x), *NormParams(self.width, name="norm_1")())
+        x = matmul(x, weights) + bias
+        activation = ACTIVATIONS[self.activation]
+        features = normed(activation(x), "norm_0")
+        for i, width in enumerate(self.hidden_sizes[1:], 1):
+            x = features.linear(*LinearParams(features.width, width, GAIN, name=f"dense_{i}")())
+            features = normed(activation(x), f"norm_{i}")
         if not self.recurrent:
-            return x, None
-        states = GRU(name="gru")(x, hidden, starts)
-        return DeferredNorm(states, *NormParams(self.width, name="norm_gru")()), states
+            return features, None
+        states = GRU(name="gru")(features, hidden, starts)
+        return normed(states, "norm_gru"), states
 
 
 class CategoricalHead(nn.Module):
@@ -111,8 +131,8 @@ class CategoricalHead(nn.Module):
     num_actions: int
 
     @nn.compact
-    def __call__(self, x: DeferredNorm, available: Array) -> Categorical:
-        logits = x.linear(*LinearParams(x.scale.shape[-1], self.num_actions, 0.01, name="logits")())
+    def __call__(self, x: Features, available: Array) -> Categorical:
+        logits = x.linear(*LinearParams(x.width, self.num_actions, 0.01, name="logits")())
         return Categorical(jnp.where(available, logits, MASKED_LOGIT))
 
 
@@ -122,8 +142,8 @@ class GaussianHead(nn.Module):
     num_actions: int
 
     @nn.compact
-    def __call__(self, x: DeferredNorm, available: Array) -> DiagonalGaussian:
-        mean = x.linear(*LinearParams(x.scale.shape[-1], self.num_actions, 0.01, name="mean")())
+    def __call__(self, x: Features, available: Array) -> DiagonalGaussian:
+        mean = x.linear(*LinearParams(x.width, self.num_actions, 0.01, name="mean")())
         log_std = self.param("log_std", initializers.ones, (self.num_actions,))
         std = jnp.broadcast_to(jax.nn.sigmoid(log_std) * 0.5, mean.shape)
         return DiagonalGaussian(mean, std, jnp.broadcast_to(available, mean.shape).astype(mean.dtype))
@@ -133,7 +153,6 @@ class ValueHead(nn.Module):
     """Features [..., W] -> values [...]."""
 
     @nn.compact
-    def __call__(self, x: DeferredNorm) -> Array:
-        width = x.scale.shape[-1]
-        kernel = self.param("kernel", initializers.orthogonal(1.0), (width, 1))
+    def __call__(self, x: Features) -> Array:
+        kernel = self.param("kernel", initializers.orthogonal(1.0), (x.width, 1))
         return x.linear(kernel, self.param("bias", initializers.zeros, (1,)))[..., 0]

@@ -235,6 +235,42 @@ def apply_grouped(
     return jax.vmap(fn, in_axes=(*axes, *in_axes), axis_size=rows)(*chosen, *inputs)
 
 
+def apply_shared(
+    network: Callable[..., tuple[Any, Array]],
+    params: tuple[Any, Any],
+    x: Array,
+    mask: Array,
+    ids: Array | None,
+    hidden: Array,
+    starts: Array,
+    *head_inputs: Array,
+) -> tuple[Any, Array]:
+    """The sequences of P agents as those of one network that all share.
+
+    Agents behind the step, as a scan goes through them: the other way round, what the GRU reads and writes
+    would be transposed on the way in and out.
+    """
+    agents, count = hidden.shape[:2]
+
+    def steps(a: Array) -> Array:
+        """[P, L, N or 1, ...] -> [L, P N, ...]"""
+        a = jnp.broadcast_to(a, (*a.shape[:2], count, *a.shape[3:]))
+        return a.swapaxes(0, 1).reshape((a.shape[1], agents * count, *a.shape[3:]))
+
+    results = network(
+        *params,
+        steps(x),
+        mask[0] if len(mask) == 1 else mask.repeat(count, 0),
+        None if ids is None else ids.repeat(count, 0),
+        hidden.reshape((agents * count, -1)),
+        jnp.tile(starts, (1, agents)),
+        *map(steps, head_inputs),
+    )
+    return jax.tree.map(
+        lambda a: a.reshape((a.shape[0], agents, count, *a.shape[2:])).swapaxes(0, 1), results
+    )
+
+
 def loss_scale(living: Array, active: Array, sharing: Sharing, agents: Array | None) -> Array:
     """The factors [P] with which the losses of rows' living samples add up to the scalar that is minimised.
 
