@@ -48,5 +48,8 @@ def test_all_rooms_are_there():
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_files_stay_readable(path):
-    assert len(path.read_text().splitlines()) <= 400
+def test_files_and_functions_stay_readable(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 400
+    functions = (x for x in ast.walk(ast.parse(text)) if isinstance(x, ast.FunctionDef))
+    assert {f.name: f.end_lineno - f.lineno + 1 for f in functions if f.end_lineno - f.lineno >= 80} == {}

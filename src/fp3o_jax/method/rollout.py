@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -114,9 +116,52 @@ class Beginnings:
     judgement: Judgement
 
 
-#: Between two steps: where the environments stand, what critics say of it, how many episodes have begun, the
-#: statistics of what was seen, and what was recorded.
-Carry = tuple[RolloutState, Judgement, Array, dict[str, Statistics], dict[str, Array]]
+class Carry(NamedTuple):
+    """Between two steps.
+
+    Attributes:
+        state: where the environments stand.
+        judgement: what critics say of it.
+        begun: how many episodes have begun.
+        statistics: of what was seen.
+        recorded: what was seen and done so far, in the layout of the update.
+    """
+
+    state: RolloutState
+    judgement: Judgement
+    begun: Array
+    statistics: dict[str, Statistics]
+    recorded: dict[str, Array]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Critics:
+    """The value functions of a team, and what they are shown.
+
+    Attributes:
+        networks: the networks.
+        params: ``params["critic"]``.
+        see_state: the global state (else their agent's observation).
+    """
+
+    networks: ActorCritic
+    params: Any
+    see_state: bool
+
+    def shown(self, observation: Observation) -> Array:
+        """[1 or n, B, S], as the environment gives it."""
+        return observation.global_state[None] if self.see_state else observation.obs
+
+    def inputs(self, observation: Observation) -> Array:
+        """[1 or n, B, S], standardised, and nothing of the dead."""
+        x = self.networks.standardize_critic_inputs(self.params, self.shown(observation))
+        return of_living(x, observation.alive) if len(x) == self.networks.num_agents else x
+
+    def judge(self, observation: Observation, hidden: Array | None, starts: Array) -> Judgement:
+        """What critics say of an observation, with states ``hidden`` [c, B, H] before it."""
+        inputs = self.inputs(observation)[:, None]
+        value, hidden = self.networks.value(self.params, inputs, hidden, starts[None])
+        return Judgement(value[:, 0], jax.tree.map(lambda x: x[:, 0], hidden))
 
 
 def init_rollout(env: Environment, networks: ActorCritic, key: Array, num_envs: int) -> RolloutState:
@@ -164,63 +209,13 @@ def collect(
     """
     num_envs = state.starts.shape[0]
     key_starts, key_action, key_step = jax.random.split(key, 3)
-
-    def shown(observation: Observation) -> Array:
-        return observation.global_state[None] if critics_see_state else observation.obs
-
-    def critic_inputs(observation: Observation) -> Array:
-        x = networks.standardize_critic_inputs(params["critic"], shown(observation))
-        return of_living(x, observation.alive) if len(x) == networks.num_agents else x
-
-    def judge(observation: Observation, hidden: Array | None, starts: Array) -> Judgement:
-        inputs = critic_inputs(observation)[:, None]
-        value, hidden = networks.value(params["critic"], inputs, hidden, starts[None])
-        return Judgement(value[:, 0], jax.tree.map(lambda x: x[:, 0], hidden))
-
-    beginnings = _draw(env, networks, judge, key_starts, num_starts)
-
-    def act(carry: Carry, inputs: tuple[Array, ...]):
-        s, judgement, begun, statistics, buffers = carry
-        t, key_action, keys_step = inputs
-        seen = s.observation
-        acted = networks.act(params["actor"], seen, s.actor_hidden, key_action, s.starts)
-        recorded = {
-            "obs": acted.obs,
-            "critic_inputs": critic_inputs(seen),
-            "action_mask": seen.action_mask,
-            "alive": seen.alive,
-            "action": acted.action,
-            "log_prob": acted.log_prob,
-        }
-        env_state, observation, outcome = batch_step(env, keys_step, s.env_state, acted.action, seen.alive)
-        ahead = judge(observation, judgement.hidden, jnp.zeros_like(s.starts))
-        outcomes = {
-            "value": judgement.value,
-            "next_value": ahead.value,
-            "starts": s.starts,
-            "terminated": outcome.terminated,
-            "done": outcome.done,
-            "won": outcome.won,
-            "reward": outcome.reward,
-            "episode_return": s.episode_return + outcome.team_reward,
-            "episode_length": s.episode_length + 1,
-        }
-        s = s.replace(
-            env_state=env_state,
-            observation=observation,
-            starts=outcome.done,
-            actor_hidden=acted.hidden,
-            critic_hidden=judgement.hidden,
-            episode_return=jnp.where(outcome.done, 0.0, outcomes["episode_return"]),
-            episode_length=jnp.where(outcome.done, 0, outcomes["episode_length"]),
-        )
-        statistics = networks.see(statistics, seen.obs, shown(seen), seen.alive)
-        s, judgement, begun = _begin(s, ahead, begun, beginnings)
-        return (s, judgement, begun, statistics, _write(buffers, recorded, t)), outcomes
+    critics = Critics(networks, params["critic"], critics_see_state)
+    beginnings = _draw(env, critics, key_starts, num_starts)
+    step = partial(_step, env, params["actor"], critics, beginnings)
 
     def chunk(carry: Carry, inputs: tuple[Array, ...]):
-        hidden = carry[0].actor_hidden, carry[0].critic_hidden
-        carry, outcomes = jax.lax.scan(act, carry, inputs)
+        hidden = carry.state.actor_hidden, carry.state.critic_hidden
+        carry, outcomes = jax.lax.scan(step, carry, inputs)
         return carry, (outcomes, hidden)
 
     # Drawn at once: in small environments, what each draw costs by itself would take most of a step.
@@ -230,34 +225,80 @@ def collect(
         jax.random.split(key_step, (rollout_length, num_envs)),
     )
     steps = jax.tree.map(lambda x: x.reshape((-1, chunk_length, *x.shape[1:])), steps)
-    carry = (
-        state,
-        judge(state.observation, state.critic_hidden, state.starts),
-        jnp.zeros_like(state.episode_length[0]),
-        networks.nothing_seen(),
-        _buffers(networks, params["actor"], state.observation, critic_inputs, rollout_length, chunk_length),
+    carry = Carry(
+        state=state,
+        judgement=critics.judge(state.observation, state.critic_hidden, state.starts),
+        begun=jnp.zeros_like(state.episode_length[0]),
+        statistics=networks.nothing_seen(),
+        recorded=_buffers(critics, params["actor"], state.observation, rollout_length, chunk_length),
     )
-    (state, _, _, statistics, buffers), (outcomes, hidden) = jax.lax.scan(chunk, carry, steps)
+    carry, (outcomes, hidden) = jax.lax.scan(chunk, carry, steps)
     outcomes = jax.tree.map(lambda x: x.reshape((rollout_length, *x.shape[2:])), outcomes)
     of_critics = {name: outcomes.pop(name).swapaxes(0, 1) for name in ("value", "next_value")}
     hidden = jax.tree.map(lambda x: as_sequences(x.swapaxes(0, 1), 1), hidden)
-    return state, Trajectory(
-        **buffers,
+    return carry.state, Trajectory(
+        **carry.recorded,
         **of_critics,
         **outcomes,
         actor_hidden=hidden[0],
         critic_hidden=hidden[1],
-        statistics=statistics,
+        statistics=carry.statistics,
     )
 
 
-def _draw(
-    env: Environment, networks: ActorCritic, judge: Callable[..., Judgement], key: Array, count: int
-) -> Beginnings:
+def _step(
+    env: Environment,
+    actor_params: Any,
+    critics: Critics,
+    beginnings: Beginnings,
+    carry: Carry,
+    inputs: tuple[Array, ...],
+) -> tuple[Carry, dict[str, Array]]:
+    """Everyone acts once, critics judge where that leads, and episodes that are over begin anew."""
+    t, key_action, keys_step = inputs
+    s, networks = carry.state, critics.networks
+    seen = s.observation
+    acted = networks.act(actor_params, seen, s.actor_hidden, key_action, s.starts)
+    recorded = {
+        "obs": acted.obs,
+        "critic_inputs": critics.inputs(seen),
+        "action_mask": seen.action_mask,
+        "alive": seen.alive,
+        "action": acted.action,
+        "log_prob": acted.log_prob,
+    }
+    env_state, observation, outcome = batch_step(env, keys_step, s.env_state, acted.action, seen.alive)
+    ahead = critics.judge(observation, carry.judgement.hidden, jnp.zeros_like(s.starts))
+    outcomes = {
+        "value": carry.judgement.value,
+        "next_value": ahead.value,
+        "starts": s.starts,
+        "terminated": outcome.terminated,
+        "done": outcome.done,
+        "won": outcome.won,
+        "reward": outcome.reward,
+        "episode_return": s.episode_return + outcome.team_reward,
+        "episode_length": s.episode_length + 1,
+    }
+    s = s.replace(
+        env_state=env_state,
+        observation=observation,
+        starts=outcome.done,
+        actor_hidden=acted.hidden,
+        critic_hidden=carry.judgement.hidden,
+        episode_return=jnp.where(outcome.done, 0.0, outcomes["episode_return"]),
+        episode_length=jnp.where(outcome.done, 0, outcomes["episode_length"]),
+    )
+    statistics = networks.see(carry.statistics, seen.obs, critics.shown(seen), seen.alive)
+    state, judgement, begun = _begin(s, ahead, carry.begun, beginnings)
+    return Carry(state, judgement, begun, statistics, _write(carry.recorded, recorded, t)), outcomes
+
+
+def _draw(env: Environment, critics: Critics, key: Array, count: int) -> Beginnings:
     """``count`` initial states, judged."""
     env_state, observation = batch_reset(env, jax.random.split(key, count))
-    judgement = judge(observation, networks.initial_critic_hidden(count), jnp.ones(count, bool))
-    return Beginnings(env_state, observation, judgement)
+    hidden = critics.networks.initial_critic_hidden(count)
+    return Beginnings(env_state, observation, critics.judge(observation, hidden, jnp.ones(count, bool)))
 
 
 def _begin(
@@ -290,10 +331,9 @@ def _begin(
 
 
 def _buffers(
-    networks: ActorCritic,
+    critics: Critics,
     actor_params: Any,
     observation: Observation,
-    critic_inputs: Callable[[Observation], Array],
     rollout_length: int,
     chunk_length: int,
 ) -> dict[str, Array | None]:
@@ -301,10 +341,10 @@ def _buffers(
 
     Written in place: stacked by the scan, time first, all of it would have to be copied for the update.
     """
-    num_envs = observation.alive.shape[1]
+    num_envs, networks = observation.alive.shape[1], critics.networks
     one = {
         "obs": networks.standardize_obs(actor_params, observation.obs),
-        "critic_inputs": critic_inputs(observation),
+        "critic_inputs": critics.inputs(observation),
         "action_mask": observation.action_mask,
         "alive": observation.alive,
         "action": networks.no_action(num_envs),
