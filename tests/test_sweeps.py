@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -185,7 +186,7 @@ def test_a_plan_may_grow(first, tmp_path, monkeypatch):
         raise ValueError("not today")
 
     monkeypatch.setattr(sweep_module, "train_together", train_together)
-    monkeypatch.setattr(sweep_module, "RunDirectory", lambda *args: open(os.devnull, "a"))
+    monkeypatch.setattr(sweep_module, "RunDirectory", lambda *_: SimpleNamespace(close=lambda: None))
     make().run(path, console=QUIET)
     assert trained == []
     more = {"zip": {"actor_lr,critic_lr": [1e-3, 1e-2, 3e-3]}, "num_seeds": 4}
