@@ -77,15 +77,16 @@ def test_commands(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "lights.py").write_text(blocks("python", (ROOT / "docs" / "environments.md").read_text())[0])
     args = shlex.split(command)[1:]
+    if args[0] == "status" or "--over" in args:
+        axes = ["--grid.sharing", "full", "none", "--zip", "actor_lr,critic_lr=1e-3,1e-2", "--index", "0"]
+        assert main(["sweep", *SWEPT, *axes, "--run-dir", args[1]]) == 0
+        assert main(args) == 0
+        return
     if args[0] == "plot":
         for i, run in enumerate(args[1:]):
             write_run(tmp_path / run, {0: [0.1, 0.2], 1: [0.2, 0.3]}, final={0: 0.2, 1: 0.3}, recurrent=i > 0)
         assert main(args) == 0
         assert (tmp_path / "figures" / "win_rate_final.pdf").exists()
-        return
-    if args[0] == "status":
-        assert main(["sweep", *SWEPT, "--run-dir", args[1], "--index", "0"]) == 0
-        assert main(args) == 0
         return
     small = [part for name, value in SMALL.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     if args[0] in ("evaluate", "render", "export") or "--resume" in args:

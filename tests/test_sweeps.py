@@ -128,6 +128,24 @@ def test_a_run_of_a_sweep_is_that_of_train(first, tmp_path):
     jax.tree.map(lambda a, b: assert_allclose(a, b, rtol=1e-4, atol=1e-6), ours.params, theirs.params)
 
 
+def test_figures_of_a_sweep(first, tmp_path, capsys):
+    sweep = tmp_path / "sweep"
+    sweep.symlink_to(first)
+    assert main(["plot", str(sweep), "--output", str(tmp_path / "curves.png")]) == 0
+    assert (tmp_path / "curves_final.png").stat().st_size > 5000
+    figure = tmp_path / "response.png"
+    assert main(["plot", str(sweep), "--over", "actor_lr", "--output", str(figure)]) == 0
+    assert figure.stat().st_size > 5000
+    capsys.readouterr()
+    for args, said in (
+        (["--over", "gamma"], "over='gamma' is unknown"),
+        (["--over", "actor_lr", "--by", "sharing"], "algorithm is 'mappo' and 'ippo' at actor_lr=0.001"),
+        (["--over", "actor_lr", "--metric", "win_rate"], "has a final win_rate yet"),
+    ):
+        assert main(["plot", str(sweep), *args]) == 2
+        assert said in " ".join(capsys.readouterr().err.split())
+
+
 KILLED = """
 import os, signal, sys
 from fp3o_jax.cli import main

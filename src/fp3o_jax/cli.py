@@ -62,12 +62,12 @@ def main(args: Sequence[str] | None = None) -> int:
             del args[1:3]
             default = read_config(run)
             options = RunOptions.from_dict(read_options(run), run)
-        study = None
+        study, given = Study(), args[1:]
         if args[:1] == ["sweep"]:
-            study, args[1:] = take_axes(*read_study(args[1:]))
+            study, args[1:] = take_axes(*read_study(given))
         commands = {
             "train": _train_command(default, options),
-            "sweep": _sweep_command(study or Study(), args[1:]),
+            "sweep": _sweep_command(study, given),
             "status": status,
             "evaluate": evaluate,
             "plot": plot,
@@ -177,17 +177,30 @@ def plot(
     metric: str | None = None,
     smooth: int = 1,
     output: Path | None = None,
+    over: str | None = None,
+    by: str = "algorithm",
+    within: str | None = None,
 ) -> None:
     """Draw learning curves and compare final scores: `fp3o plot RUN [RUN ...]`.
 
     Args:
-        runs: run directories, finished or not; those of one algorithm and sharing are seeds and tasks of one
-            method, unless they differ in a setting on the same environment
+        runs: run directories or sweeps, finished or not; runs of one algorithm and sharing are
+            seeds and tasks of one method, unless they differ in a setting on the same environment
         metric: a scalar in metrics.jsonl; by default win_rate if all runs have it, else episode_return
         smooth: draw the mean of each seed's last so many updates
         output: path of the curves, to which _final is added for the final scores; with the ending .png or
             .pdf only that format is written. By default figures/METRIC in the run, or for several runs here
+        over: of a sweep: draw the final score against this setting, a learning rate for example
+        by: with --over: the setting that tells lines apart
+        within: with --over: the setting that tells panels apart
     """
+    if over is not None:
+        from fp3o_jax.sweeps.response import plot_response
+
+        if len(runs) != 1:
+            raise ConfigError(f"--over draws one sweep, not {len(runs)}")
+        plot_response(runs[0], over=over, by=by, within=within, metric=metric, output=output)
+        return
     from fp3o_jax.runs.figures import plot_runs
 
     plot_runs(runs, metric=metric, smooth=smooth, output=output)

@@ -186,16 +186,17 @@ class Sweep:
     ) -> bool:
         """Whether the program has not failed."""
         runs = programs[index]
+        names = [run.name for run in runs]
         said = f"program {index} of {len(programs)}: {program_label(runs)}"
-        if folder.is_finished([run.name for run in runs]):
-            tell(console, f"{said} is finished")
-            return True
         lock = folder.take(index)
-        if lock is None:
+        if lock is None and not folder.is_finished(names):
             tell(console, f"{said} is with another process")
             return True
         error_file = folder.program(index) / "error.txt"
-        with lock:
+        with lock or contextlib.nullcontext():
+            if folder.is_finished(names):
+                tell(console, f"{said} is finished")
+                return True
             tell(console, said)
             try:
                 self._train(folder, index, runs, console)
