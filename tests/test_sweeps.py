@@ -15,12 +15,15 @@ import pytest
 from rich.console import Console
 
 from finite import assert_allclose
-from fp3o_jax import Config, ConfigError, Sweep
+from fp3o_jax import Config, ConfigError, Hyperparams, Sweep, xla
 from fp3o_jax.cli import main
 from fp3o_jax.runs import RunError, RunOptions, evaluate_run, load_run, run_training
+from fp3o_jax.runs.programs import initialiser
+from fp3o_jax.seeds import seed_keys
 from fp3o_jax.sweeps import sweep as sweep_module
 from fp3o_jax.sweeps.folder import SweepFolder
 from fp3o_jax.sweeps.study import read_study, take_axes
+from fp3o_jax.train import make_train
 
 CONFIG = Config(
     env="matrix/climbing", num_envs=4, rollout_length=8, total_env_steps=256, hidden_size=8, epochs=1, seed=3
@@ -109,9 +112,12 @@ def test_a_sweep_is_ordinary_runs(first, capsys):
     assert "is finished" in " ".join(capsys.readouterr().out.split())
 
 
-def test_a_run_of_a_sweep_is_that_of_train(first, tmp_path):
+def test_a_run_of_a_sweep_is_that_of_train(first, tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(xla, "keep_compiled", lambda: kept.append("programs"))
     config = CONFIG.replace(algorithm="mappo", actor_lr=1e-2, critic_lr=1e-2, num_seeds=2)
     run_training(config, dataclasses.replace(OPTIONS, run_dir=tmp_path / "alone"), console=QUIET)
+    assert kept == ["programs"]
     there = run_of(first, algorithm="mappo", actor_lr=1e-2)
     assert json.loads((tmp_path / "alone" / "config.json").read_text()) == json.loads(
         (there / "config.json").read_text()
@@ -144,6 +150,18 @@ def test_figures_of_a_sweep(first, tmp_path, capsys):
     ):
         assert main(["plot", str(sweep), *args]) == 2
         assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_one_compilation_serves_all_learning_rates():
+    """What the persistent cache goes by is the program's text."""
+    texts = set()
+    for actor_lr in (1e-3, 1e-2):
+        trainer = make_train(CONFIG.replace(actor_lr=actor_lr))
+        start = seed_keys([3]), Hyperparams(*np.float32(trainer.config.hyperparams)[:, None])
+        init = initialiser(trainer, 1)
+        update = jax.jit(trainer.update).lower(jax.eval_shape(trainer.init, start[0][0]))
+        texts.add((init.lower(*start).as_text(), update.as_text()))
+    assert len(texts) == 1
 
 
 KILLED = """
