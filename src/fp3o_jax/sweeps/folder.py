@@ -18,7 +18,7 @@ from typing import Any
 
 from fp3o_jax.config import Config, ConfigError
 from fp3o_jax.runs.directory import plain, take_lock, write_whole
-from fp3o_jax.sweeps.plan import SEEDS, PlannedRun, Point, make_programs, missing_runs, told
+from fp3o_jax.sweeps.plan import SEEDS, PlannedRun, Point, make_programs, missing_runs, settings_key, told
 
 PLAN = "sweep.json"
 #: What may lie in a folder before it is a sweep's: traces of a start that was cut short.
@@ -116,12 +116,15 @@ class SweepFolder:
             _refuse_another_plan(self.path, content, known, seeds)
             for program in content["programs"]:
                 programs.append(
-                    [PlannedRun(r["name"], known[r["key"]], r["seed"], r["num_seeds"]) for r in program]
+                    [
+                        PlannedRun(r["name"], known[_key(content, r)], r["seed"], r["num_seeds"])
+                        for r in program
+                    ]
                 )
                 for run in programs[-1]:
                     there.setdefault(run.point.key, set()).update(range(run.seed, run.seed + run.num_seeds))
         new = make_programs(missing_runs(points, seeds, there), runs_per_program)
-        content["programs"] += [[_as_json(run) for run in program] for program in new]
+        content["programs"] += [[_as_json(run, content["config"]) for run in program] for program in new]
         return content, programs + new
 
     def _refuse_what_is_no_sweep(self) -> None:
@@ -141,14 +144,16 @@ def settings_of(content: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str,
     return content["config"] | run["changes"] | {name: run[name] for name in SEEDS}
 
 
-def _as_json(run: PlannedRun) -> dict[str, Any]:
-    return {
-        "name": run.name,
-        "changes": run.point.changes,
-        "seed": run.seed,
-        "num_seeds": run.num_seeds,
-        "key": run.point.key,
-    }
+def _as_json(run: PlannedRun, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``sweep.json`` says of a run: its changes to the config there, maybe that of an earlier plan."""
+    settings = plain(run.point.config.to_dict())
+    other = {n: v for n, v in settings.items() if n not in SEEDS and config.get(n) != v}
+    changes = {**run.point.changes, **other}
+    return {"name": run.name, "changes": changes, "seed": run.seed, "num_seeds": run.num_seeds}
+
+
+def _key(content: Mapping[str, Any], run: Mapping[str, Any]) -> str:
+    return settings_key(settings_of(content, run))
 
 
 def _refuse_another_plan(
@@ -157,9 +162,9 @@ def _refuse_another_plan(
     """Whether every run that was planned is in this plan too; it may have more."""
     runs = [run for program in content["programs"] for run in program]
     differences = []
-    strange = [run for run in runs if run["key"] not in known]
+    strange = [run for run in runs if _key(content, run) not in known]
     if strange:
-        there = [json.loads(run["key"]) for run in runs]
+        there = [json.loads(_key(content, run)) for run in runs]
         here = [json.loads(key) for key in known]
         for name in here[0]:
             values = [_unique(each.get(name) for each in settings) for settings in (there, here)]

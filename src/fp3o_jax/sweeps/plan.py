@@ -35,7 +35,7 @@ class Point(NamedTuple):
     @property
     def key(self) -> str:
         """Its settings but for the seeds, by which it is known again."""
-        return _text(self.config, SEEDS)
+        return settings_key(plain(self.config.to_dict()))
 
     @property
     def label(self) -> str:
@@ -69,7 +69,13 @@ def told(changes: Mapping[str, Any]) -> str:
 
 def program_key(config: Config) -> str:
     """The settings that are compiled into a program; configs of one key train side by side."""
-    return _text(config, (*SEEDS, *Hyperparams._fields))
+    return settings_key(plain(config.to_dict()), (*SEEDS, *Hyperparams._fields))
+
+
+def settings_key(settings: Mapping[str, Any], without: Sequence[str] = SEEDS) -> str:
+    """Settings as one text. Those that an earlier version did not have are what they are by default."""
+    every = plain(Config().to_dict()) | dict(settings)
+    return json.dumps({name: value for name, value in every.items() if name not in without}, sort_keys=True)
 
 
 def make_points(
@@ -250,11 +256,6 @@ def _refuse_twice(factors: Iterable[Sequence[Mapping[str, Any]]]) -> None:
         if twice := sorted(seen & names):
             raise ConfigError(f"axis={twice[0]!r} is changed twice: by one axis, please")
         seen |= names
-
-
-def _text(config: Config, without: Iterable[str]) -> str:
-    settings = plain(config.to_dict())
-    return json.dumps({n: v for n, v in settings.items() if n not in without}, sort_keys=True)
 
 
 def _short(value: Any) -> str:
