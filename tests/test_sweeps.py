@@ -18,6 +18,8 @@ from finite import assert_allclose
 from fp3o_jax import Config, ConfigError, Hyperparams, Sweep, xla
 from fp3o_jax.cli import main
 from fp3o_jax.runs import RunError, RunOptions, evaluate_run, load_run, run_training
+from fp3o_jax.runs.checkpoints import Checkpoint
+from fp3o_jax.runs.loop import run_records
 from fp3o_jax.runs.programs import initialiser
 from fp3o_jax.seeds import seed_keys
 from fp3o_jax.sweeps import sweep as sweep_module
@@ -287,6 +289,12 @@ def test_a_run_that_is_not_finite_stops_alone(tmp_path):
         assert 1 <= update <= 8 and row["env_steps"] == 32 * (update - 1)
     state = load_run(run_of(tmp_path / "sweep", actor_lr=1e38))[1]
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+
+
+def test_a_checkpoint_of_one_run_reads_as_that_of_a_program():
+    """As runs wrote them before there were sweeps."""
+    record = {"metrics_bytes": 7, "seconds": 1.5, "frozen": {"3": 2}}
+    assert run_records(Checkpoint(4, None, record)) == [record]
 
 
 def test_two_processes_never_take_one_program(first, tmp_path, capsys):
