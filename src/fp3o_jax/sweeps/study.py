@@ -22,7 +22,8 @@ from fp3o_jax.sweeps.sweep import Sweep, program_label
 #: What a file of a study may hold, besides what :class:`Study` has.
 FILE = ("preset", "run_dir", "settings", "options")
 AXES = ("grid", "zip", "random")
-WORDS = {"true": True, "false": False, "none": None}
+#: ``none`` is a name: of a sharing, of inputs that are not normalised.
+WORDS = {"true": True, "True": True, "false": False, "False": False, "None": None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,9 +154,9 @@ def _axis(text: str) -> str:
 
 
 def _value(text: str) -> Any:
-    """A value as people write it: 1e-3, True, none, [0, 0, 1], or a name."""
-    if text.strip().lower() in WORDS:
-        return WORDS[text.strip().lower()]
+    """A value as people write it: 1e-3, True, None, [0, 0, 1], or a name."""
+    if text.strip() in WORDS:
+        return WORDS[text.strip()]
     try:
         return json.loads(text)
     except json.JSONDecodeError:
