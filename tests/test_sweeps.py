@@ -429,7 +429,9 @@ algorithm = ["mappo", "ippo"]
 def test_a_file_says_the_same_as_flags(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "study.toml").write_text(STUDY)
-    study, rest = take_axes(*read_study(["study.toml", "--grid.sharing", "full", "none", "--dry-run"]))
+    axes = ["--grid.sharing", "full", "none", "--zip=gamma=0.9,1"]
+    study, rest = take_axes(*read_study(["study.toml", *axes, "--dry-run"]))
+    assert study.zip == {"actor_lr,critic_lr": [1e-3, 1e-2], "gamma": [0.9, 1]}
     assert rest == ["--dry-run"]
     assert study.grid == {"algorithm": ["mappo", "ippo"], "sharing": ["full", "none"]}
     assert (study.config, str(study.options.run_dir)) == (CONFIG.replace(num_seeds=2), "there")

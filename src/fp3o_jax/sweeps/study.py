@@ -91,12 +91,13 @@ def take_axes(study: Study, args: Sequence[str]) -> tuple[Study, list[str]]:
     axes: dict[str, dict[str, Any]] = {kind: dict(getattr(study, kind)) for kind in AXES}
     left, rest = [], list(args)
     while rest:
-        flag = rest.pop(0)
+        arg = rest.pop(0)
+        flag, equals, value = arg.partition("=")
         kind, dot, axis = flag.removeprefix("--").partition(".")
         if flag != "--zip" and not (flag.startswith("--") and dot and kind in ("grid", "random")):
-            left.append(flag)
+            left.append(arg)
             continue
-        values = []
+        values = [value] if equals else []
         while rest and not rest[0].startswith("--"):
             values.append(rest.pop(0))
         if not values:
