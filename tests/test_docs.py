@@ -23,6 +23,10 @@ SMALL = {
 }
 
 
+SWEPT = ["--env", "matrix/xor", "--eval-episodes", "4"]
+SWEPT += [part for name, value in SMALL.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+
+
 def blocks(language, text=README):
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
@@ -73,6 +77,11 @@ def test_commands(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "lights.py").write_text(blocks("python", (ROOT / "docs" / "environments.md").read_text())[0])
     args = shlex.split(command)[1:]
+    if args[0] == "status" or "--over" in args:
+        axes = ["--grid.sharing", "full", "none", "--zip", "actor_lr,critic_lr=1e-3,1e-2", "--index", "0"]
+        assert main(["sweep", *SWEPT, *axes, "--run-dir", args[1]]) == 0
+        assert main(args) == 0
+        return
     if args[0] == "plot":
         for i, run in enumerate(args[1:]):
             write_run(tmp_path / run, {0: [0.1, 0.2], 1: [0.2, 0.3]}, final={0: 0.2, 1: 0.3}, recurrent=i > 0)
@@ -89,6 +98,14 @@ def test_commands(command, tmp_path, monkeypatch):
         assert main(args) == 0
         if args[0] == "render":
             assert [path.suffix for path in (tmp_path / run / "figures").iterdir()] == [".gif"]
+        return
+    if args[0] == "sweep":
+        (study,) = blocks("toml", (ROOT / "docs" / "sweeps.md").read_text())
+        (tmp_path / "study.toml").write_text(study)
+        args += [*([] if {"--index", "--dry-run"} & {*args} else ["--index", "0"])]
+        args += ["--env", "matrix/xor", "--num-seeds", "1", "--eval-episodes", "4", *small]
+        assert main(args) == 0
+        assert (tmp_path / "sweeps" / "first" / "results.csv").exists() == ("--dry-run" not in args)
         return
     if args[0] == "train" and "--help" not in args:
         # There is no server here.
@@ -137,6 +154,12 @@ def test_smoke_grid(capsys, monkeypatch):
         runpy.run_path(script, run_name="__main__")
     assert stop.value.code == 0
     assert "finite" in capsys.readouterr().out
+
+
+def test_learning_rates(tmp_path, capsys):
+    module = runpy.run_path(str(ROOT / "experiments" / "learning_rates.py"))
+    module["main"](tmp_path / "sweep", algorithm="mappo", quick=True)
+    assert re.search(r"0\.010 +-?\d+\.\d+ +-?\d+\.\d+$", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_deliberate_errors_fit_the_code():

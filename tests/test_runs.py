@@ -388,7 +388,7 @@ def test_the_spread_over_seeds_is_shown_and_a_seed_far_behind_told(tmp_path):
     """Five seeds: one is far behind but for update 15, another one for a moment."""
     said = Console(record=True, file=open(os.devnull, "w"), width=200)  # noqa: SIM115
     directory = RunDirectory(tmp_path / "run", CONFIG)
-    journal = loop.Journal(directory, [], said, CONFIG, range(5), {})
+    journal = loop.Journals([loop.Journal(directory, [], said, CONFIG, range(5), {})])
     with TrainingProgress(said, 60) as progress:
         for update in range(1, 61):
             returns = np.array([4.0, 4.1, 3.9, 4.0 if update == 15 else 1.0, 0.0 if update < 20 else 4.2])

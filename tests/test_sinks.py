@@ -164,6 +164,18 @@ def test_wandb_aggregate(tmp_path):
     assert got["summary"]["eval/episode_return/max"] == 12.0
 
 
+def test_seeds_under_an_agent_are_one_run(tmp_path, monkeypatch):
+    """W&B gives the process one id: the second seed's run was refused, and W&B switched off."""
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
+    monkeypatch.setenv("WANDB_RUN_ID", "agents")
+    with pytest.warns(RuntimeWarning, match="a process is one run: the 4 seeds are logged as"):
+        write(tmp_path, wandb=WandbOptions(mode="offline"))
+    ((run_id, got),) = wandb_runs(tmp_path).items()
+    assert run_id == "agents"
+    assert own(got["history"][1])["episode_return/iqm"] == 5.0
+    assert got["exit_code"] == [0]
+
+
 def test_statistics_over_seeds():
     values = [0.0, 1.0, 2.0, 3.0, 100.0]
     got = over_seeds([{"x": x} for x in values] + [{"y": 1.0}])

@@ -12,7 +12,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 #: Each knows itself and those before it.
 ROOMS = (
     *("values", "config", "presets", "xla", "seeds", "kernels", "envs", "team", "method", "train"),
-    *("evaluation", "policy", "runs", "arguments", "cli"),
+    *("evaluation", "policy", "runs", "sweeps", "arguments", "cli"),
 )
 #: Beyond that: what acting needs of a run is read when it is asked for; kernels and environments know less.
 MORE = {"policy": {"runs"}}

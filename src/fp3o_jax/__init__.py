@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from fp3o_jax.envs import Environment, adapt, check_env, make_env
     from fp3o_jax.evaluation import make_evaluate
     from fp3o_jax.policy import load_policy
+    from fp3o_jax.sweeps import Sweep
     from fp3o_jax.train import TrainState, make_train
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "ConfigError",
     "Environment",
     "Hyperparams",
+    "Sweep",
     "TrainState",
     "adapt",
     "check_env",
@@ -37,6 +39,7 @@ _LAZY = {
     "make_env": "envs",
     "make_evaluate": "evaluation",
     "load_policy": "policy",
+    "Sweep": "sweeps",
     "TrainState": "train",
     "make_train": "train",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from fp3o_jax.presets import PRESETS
 from fp3o_jax.runs import RunError, RunOptions, evaluate_run, render_run, run_training
 from fp3o_jax.runs.directory import read_config, read_options
 from fp3o_jax.runs.progress import tell
+from fp3o_jax.sweeps import show_status
+from fp3o_jax.sweeps.study import Study, read_study, take_axes
 
 DESCRIPTION = """\
 Train teams of agents with FP3O, MAPPO, IPPO, HAPPO, A2PO or CoPPO, end to end in JAX.
@@ -27,6 +30,9 @@ Train teams of agents with FP3O, MAPPO, IPPO, HAPPO, A2PO or CoPPO, end to end i
   fp3o train --env mpe/simple_spread          from the defaults
   fp3o train --resume RUN                     go on with a run that was stopped
   fp3o train --help                           every setting
+  fp3o sweep smax-3m --grid.sharing full none --num-seeds 8 --run-dir DIR
+                                              many runs side by side
+  fp3o status DIR                             how far a sweep is
   fp3o evaluate RUN --episodes 1000           play its policies
   fp3o render RUN                             watch an episode
   fp3o export RUN                             take a policy away
@@ -56,8 +62,13 @@ def main(args: Sequence[str] | None = None) -> int:
             del args[1:3]
             default = read_config(run)
             options = RunOptions.from_dict(read_options(run), run)
+        study, given = Study(), args[1:]
+        if args[:1] == ["sweep"]:
+            study, args[1:] = take_axes(*read_study(given))
         commands = {
             "train": _train_command(default, options),
+            "sweep": _sweep_command(study, given),
+            "status": status,
             "evaluate": evaluate,
             "plot": plot,
             "render": render,
@@ -90,6 +101,58 @@ def _train_command(default: Config, default_options: RunOptions) -> Callable[...
     return train
 
 
+def _sweep_command(study: Study, given: list[str]) -> Callable[..., None]:
+    def sweep(
+        config: Annotated[Config, tyro.conf.arg(name="")] = study.config,
+        options: Annotated[RunOptions, tyro.conf.arg(name="")] = study.options,
+        samples: int = study.samples,
+        sample_seed: int = study.sample_seed,
+        runs_per_program: int | None = study.runs_per_program,
+        dry_run: bool = False,
+        index: int | None = None,
+        print_commands: bool = False,
+    ) -> None:
+        """Train many runs side by side: `fp3o sweep [PRESET | STUDY.toml] [axes] [settings] --run-dir DIR`.
+
+        Axes: `--grid.SETTING V V ...` (each with each), `--zip "SETTING=V,V" ...` (walking together),
+        `--random.SETTING log LOW HIGH` (or uniform; with --samples). A SETTING may be several joined by
+        commas, which take the same value. The same command goes on with what is not finished.
+
+        Args:
+            samples: points that are drawn from the random axes
+            sample_seed: of the draws
+            runs_per_program: most runs that train side by side; by default all that can
+            dry_run: say how many programs and runs it is, and train nothing
+            index: train one program alone, counted from 0: a job on a cluster
+            print_commands: print a command for each program that is not finished, and train nothing
+        """
+        planned = dataclasses.replace(
+            study,
+            config=config,
+            options=options,
+            samples=samples,
+            sample_seed=sample_seed,
+            runs_per_program=runs_per_program,
+        )
+        if dry_run:
+            planned.describe(Console())
+        elif print_commands:
+            planned.print_commands(given)
+        else:
+            planned.run(index, Console())
+
+    return sweep
+
+
+def status(sweep: tyro.conf.Positional[Path]) -> None:
+    """How far a sweep is: `fp3o status DIR`.
+
+    Args:
+        sweep: its directory
+    """
+    show_status(sweep)
+
+
 def evaluate(
     run: tyro.conf.Positional[Path],
     episodes: int = 512,
@@ -114,17 +177,30 @@ def plot(
     metric: str | None = None,
     smooth: int = 1,
     output: Path | None = None,
+    over: str | None = None,
+    by: str = "algorithm",
+    within: str | None = None,
 ) -> None:
     """Draw learning curves and compare final scores: `fp3o plot RUN [RUN ...]`.
 
     Args:
-        runs: run directories, finished or not; those of one algorithm and sharing are seeds and tasks of one
-            method, unless they differ in a setting on the same environment
+        runs: run directories or sweeps, finished or not; runs of one algorithm and sharing are
+            seeds and tasks of one method, unless they differ in a setting on the same environment
         metric: a scalar in metrics.jsonl; by default win_rate if all runs have it, else episode_return
         smooth: draw the mean of each seed's last so many updates
         output: path of the curves, to which _final is added for the final scores; with the ending .png or
             .pdf only that format is written. By default figures/METRIC in the run, or for several runs here
+        over: of a sweep: draw the final score against this setting, a learning rate for example
+        by: with --over: the setting that tells lines apart
+        within: with --over: the setting that tells panels apart
     """
+    if over is not None:
+        from fp3o_jax.sweeps.response import plot_response
+
+        if len(runs) != 1:
+            raise ConfigError(f"--over draws one sweep, not {len(runs)}")
+        plot_response(runs[0], over=over, by=by, within=within, metric=metric, output=output)
+        return
     from fp3o_jax.runs.figures import plot_runs
 
     plot_runs(runs, metric=metric, smooth=smooth, output=output)

@@ -286,6 +286,11 @@ def _difference(record: Mapping[str, Any], expected: Mapping[str, np.ndarray], p
     return f" ({first}{f', and {len(names) - 1} more' if len(names) > 1 else ''})" if names else ""
 
 
+def without_keys(state: Any) -> Any:
+    """The same tree on the host, keys as their data: it is saved as the state itself is."""
+    return jax.tree.map(lambda x: np.asarray(jax.random.key_data(x) if _is_key(x) else x), state)
+
+
 def pack(state: Any) -> dict[str, np.ndarray]:
     """Leaves by name, copied to the host: the device may reuse their memory at once."""
     return {

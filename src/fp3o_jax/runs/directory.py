@@ -130,12 +130,17 @@ class RunDirectory:
 
     def write(self, name: str, content: Mapping[str, Any]) -> None:
         """Writes a JSON file, which is there as a whole or not at all."""
-        part = self.path / f"{name}.part"
-        with part.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(plain(content), indent=2, allow_nan=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(self.path / name)
+        write_whole(self.path / name, json.dumps(plain(content), indent=2, allow_nan=False) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file, which is there as a whole or not at all."""
+    part = path.with_name(f"{path.name}.part")
+    with part.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
 
 
 def read_config(path: Path) -> Config:
@@ -293,10 +298,26 @@ def _check_agrees(path: Path, config: Config) -> None:
 
 
 def _lock(path: Path) -> Any:
-    file = (path / "lock").open("w")
+    file = take_lock(path / "lock")
+    if file is None:
+        raise ConfigError(f"run_dir={str(path)!r}: another process is writing to this run")
+    return file
+
+
+def take_lock(path: Path, wait: bool = False) -> Any:
+    """An open file that no other process holds: to be closed, and let go of by the kernel if we are killed.
+
+    Args:
+        path: of the file, made if it is not there.
+        wait: until the other process lets go of it; else None is returned.
+    """
+    file = path.open("a")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
         file.close()
-        raise ConfigError(f"run_dir={str(path)!r}: another process is writing to this run") from error
+        return None
+    except BaseException:
+        file.close()
+        raise
     return file

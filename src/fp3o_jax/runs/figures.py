@@ -14,7 +14,7 @@ from rich.text import Text
 
 from fp3o_jax.config import ConfigError
 from fp3o_jax.runs.progress import tell
-from fp3o_jax.runs.reading import Run, choose_metric, curve, name_methods, read_run
+from fp3o_jax.runs.reading import Run, choose_metric, curve, name_methods, read_run, run_dirs
 from fp3o_jax.runs.statistics import (
     Estimate,
     iqm,
@@ -68,7 +68,7 @@ def plot_runs(
     """Draws the learning curves of runs, and compares the scores of their final policies.
 
     Args:
-        paths: run directories, of finished runs or not.
+        paths: run directories, of finished runs or not, or folders of sweeps.
         metric: a scalar of ``metrics.jsonl``; by default the win rate, or the return where a run has none.
         smooth: draw each seed's mean over its last so many updates.
         output: where the figures go: a path whose ending, if any, is .png or .pdf, or a directory.
@@ -91,7 +91,7 @@ def plot_runs(
     def note(text: str) -> None:
         tell(console, f"note: {text}")
 
-    runs = [read_run(path) for path in dict.fromkeys(paths)]
+    runs = [read_run(path) for path in dict.fromkeys(run for path in paths for run in run_dirs(path))]
     for run in runs:
         if not run.rows:
             note(f"{run.path} has logged nothing yet and is left out")
@@ -120,7 +120,7 @@ def plot_runs(
         if len(values) == 1:
             note(f"{method} on {env}: one seed, so there is no interval")
     label = _words(metric) + (f", mean of {smooth} updates" if smooth > 1 else "")
-    written = _save(_draw_curves(curves, styles, label), stem, formats)
+    written = save_figure(_draw_curves(curves, styles, label), stem, formats)
 
     scores = _final_scores(grouped, metric, note)
     summaries, improvements = _summarize(scores, metric), _improvements(scores)
@@ -133,7 +133,7 @@ def plot_runs(
         console.print(_improvement_table(improvements))
     if len(scores) > 1:
         figure = _draw_scores(summaries, improvements, styles, metric)
-        written += _save(figure, stem.with_name(f"{stem.name}_final"), formats)
+        written += save_figure(figure, stem.with_name(f"{stem.name}_final"), formats)
     for path in written:
         tell(console, f"written to {path}")
     return written
@@ -333,7 +333,36 @@ def _frame(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _save(figure: Figure, stem: Path, formats: Sequence[str]) -> list[Path]:
+def draw_responses(
+    responses: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[Estimate]]]], axis: str, label: str
+) -> Figure:
+    """A panel for each key, in it a line for each key of its own: values of the axis, and a score at each."""
+    from matplotlib.figure import Figure
+
+    styles = _styles(line for lines in responses.values() for line in lines)
+    width = max(5, 3.2 * len(responses))
+    figure = Figure(figsize=(width, 3.2 + 0.2 * len(styles)), layout="constrained")
+    figure.suptitle(label, fontsize="small")
+    handles, first = {}, None
+    for i, (panel, lines) in enumerate(responses.items()):
+        axes = first = figure.add_subplot(1, len(responses), i + 1, sharey=first)
+        axes.set_title(panel, fontsize="medium")
+        axes.set_xlabel(axis)
+        every = [value for values, _ in lines.values() for value in values]
+        if min(every) > 0 and max(every) > 5 * min(every):
+            axes.set_xscale("log")
+        for name, (values, estimates) in lines.items():
+            middle, low, high = np.array(estimates).reshape(-1, 3).T
+            (line,) = axes.plot(values, middle, markersize=5, **styles[name])
+            axes.fill_between(values, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
+            handles.setdefault(name, line)
+        _frame(axes)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", frameon=False, handlelength=4)
+    return figure
+
+
+def save_figure(figure: Figure, stem: Path, formats: Sequence[str]) -> list[Path]:
+    """Writes a figure to ``stem`` with each ending; returns the files."""
     import matplotlib
 
     stem.parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -43,7 +43,15 @@ def all_stopped(frozen: Mapping[str, int], config: Config) -> str:
 
 
 class Journal:
-    """Writes the metrics of each update down, shows them, and tells of seeds that failed.
+    """Writes the metrics of each update down, and tells of seeds that failed.
+
+    Args:
+        directory, sinks: where they are written.
+        console: where failing seeds are told of.
+        config: of the run.
+        seeds: in the order in which the metrics come.
+        frozen: what the attribute is in the beginning.
+        name: what is said before a seed's number where several runs train side by side.
 
     Attributes:
         frozen: seed -> the update at which it would have ceased to be finite.
@@ -58,9 +66,10 @@ class Journal:
         config: Config,
         seeds: range,
         frozen: dict[str, int],
+        name: str = "",
     ):
         self._directory, self._sinks, self._console = directory, sinks, console
-        self._config, self._seeds = config, seeds
+        self._config, self._seeds, self._name = config, seeds, name and f"{name}: "
         self._usual_kl: collections.deque[float] = collections.deque(maxlen=50)
         self._far = False
         self._behind: collections.Counter[int] = collections.Counter()
@@ -72,10 +81,19 @@ class Journal:
         """Whether no seed is left that learns."""
         return bool(all_stopped(self.frozen, self._config))
 
-    def write(self, update: int, metrics: dict[str, Any], progress: TrainingProgress) -> None:
-        """Appends the metrics [num_seeds, ...] of one update and moves the display on."""
-        metrics = jax.device_get(metrics)
-        finite = metrics.pop("finite")
+    @property
+    def num_seeds(self) -> int:
+        """How many seeds the metrics are of."""
+        return len(self._seeds)
+
+    def env_steps(self, update: int) -> int:
+        """Environment steps of all seeds after so many updates."""
+        return update * self._config.steps_per_update * len(self._seeds)
+
+    def write(self, update: int, metrics: Mapping[str, np.ndarray], speed: float) -> None:
+        """Appends the metrics [num_seeds, ...] of one update; sinks get ``speed`` (env steps/s) as well."""
+        finite = metrics["finite"]
+        metrics = {name: value for name, value in metrics.items() if name != "finite"}
         steps = update * self._config.steps_per_update
         rows = [
             {"seed": seed, "update": update}
@@ -89,13 +107,12 @@ class Journal:
                 self.frozen[str(seed)] = update
                 tell(
                     self._console,
-                    f"seed {seed} ceased to be finite in update {update}: it stays at its last good state"
-                    + ("" if self.all_stopped else ", the others go on"),
+                    f"{self._name}seed {seed} ceased to be finite in update {update}: it stays at its last "
+                    "good state" + ("" if self.all_stopped else ", the others go on"),
                     "warning:",
                     "bold red",
                 )
-        shown = {label: metrics[name][finite] for name, label in SHOWN.items() if name in metrics}
-        speed = progress.update(update, steps * len(self._seeds), shown)
+        shown = _shown(metrics, finite)
         label = "win rate" if "win rate" in shown else "return"
         self.score = float(shown[label].mean()) if finite.any() else float("nan")
         if finite.any():
@@ -113,8 +130,8 @@ class Journal:
         if far and not self._far:
             tell(
                 self._console,
-                f"the joint policy moved by a KL of {joint_kl:.3g} in update {update}, usually by "
-                f"{usual:.3g}: a lower actor_lr or clip_eps takes smaller steps",
+                f"{self._name}the joint policy moved by a KL of {joint_kl:.3g} in update {update}, "
+                f"usually by {usual:.3g}: a lower actor_lr or clip_eps takes smaller steps",
                 "warning:",
             )
         self._far = far
@@ -132,7 +149,52 @@ class Journal:
             if self._behind[seed] == BEHIND_ALARM:
                 tell(
                     self._console,
-                    f"seed {seed} has been far behind the others for {BEHIND_ALARM} updates: in update "
-                    f"{update} its {label} is {known[seed]:.3g}, the median {np.median(values):.3g}",
+                    f"{self._name}seed {seed} has been far behind the others for {BEHIND_ALARM} updates: in "
+                    f"update {update} its {label} is {known[seed]:.3g}, the median {np.median(values):.3g}",
                     "warning:",
                 )
+
+
+class Journals:
+    """The journals of runs that train side by side: each gets its seeds' part, the display gets all.
+
+    Args:
+        journals: in the order of their seeds on the program's leading axis.
+    """
+
+    def __init__(self, journals: Sequence[Journal]):
+        self._journals = journals
+
+    def __iter__(self) -> Iterator[Journal]:
+        return iter(self._journals)
+
+    @property
+    def all_stopped(self) -> bool:
+        """Whether no seed of any run is left that learns."""
+        return all(journal.all_stopped for journal in self)
+
+    @property
+    def score(self) -> float:
+        """The mean of the runs that have one."""
+        scores = [journal.score for journal in self if math.isfinite(journal.score)]
+        return float(np.mean(scores)) if scores else float("nan")
+
+    def write(self, update: int, metrics: Mapping[str, Any], progress: TrainingProgress) -> None:
+        """Appends the metrics [runs' seeds, ...] of one update and moves the display on."""
+        metrics = jax.device_get(metrics)
+        finite = metrics["finite"]
+        speed = progress.update(
+            update, sum(journal.env_steps(update) for journal in self), _shown(metrics, finite)
+        )
+        for journal, mine in zip(self, parts([journal.num_seeds for journal in self]), strict=True):
+            journal.write(update, {name: value[mine] for name, value in metrics.items()}, speed)
+
+
+def parts(sizes: Sequence[int]) -> list[slice]:
+    """Where each of several parts lies on an axis that holds them one after another."""
+    ends = np.cumsum(sizes)
+    return [slice(int(end) - size, int(end)) for end, size in zip(ends, sizes, strict=True)]
+
+
+def _shown(metrics: Mapping[str, np.ndarray], finite: np.ndarray) -> dict[str, np.ndarray]:
+    return {label: metrics[name][finite] for name, label in SHOWN.items() if name in metrics}

@@ -6,25 +6,27 @@ import contextlib
 import errno
 import time
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax import Array
 from rich.console import Console
-from rich.table import Table
 
-from fp3o_jax.config import Config
+from fp3o_jax import xla
+from fp3o_jax.config import Config, Hyperparams
 from fp3o_jax.runs.checkpoints import Checkpoint, Checkpoints, SaveError
 from fp3o_jax.runs.directory import RunDirectory, about, check_environment, described
-from fp3o_jax.runs.journal import Journal, all_stopped
+from fp3o_jax.runs.journal import Journal, Journals, all_stopped, parts
 from fp3o_jax.runs.marl_eval import marl_eval
 from fp3o_jax.runs.options import RunOptions
+from fp3o_jax.runs.outcome import print_summary, summarised
 from fp3o_jax.runs.programs import Programs, evaluation_keys, initialiser
 from fp3o_jax.runs.progress import TrainingProgress, phase, tell
 from fp3o_jax.runs.signals import Interrupted, deferred
-from fp3o_jax.runs.sinks import make_sinks
+from fp3o_jax.runs.sinks import Sink, make_sinks
 from fp3o_jax.seeds import seed_keys
 from fp3o_jax.team.trunks import Trunks
 from fp3o_jax.team.trunks import described as described_trunk
@@ -68,6 +70,7 @@ def run_training(
     """
     options = options or RunOptions()
     console = console or Console()
+    xla.keep_compiled()
     if env is None and options.run_dir is not None and (options.run_dir / "config.json").exists():
         check_environment(options.run_dir, None)  # or its name would be looked for in vain
     trainer = make_train(config, env, trunk)
@@ -76,12 +79,15 @@ def run_training(
     directory = RunDirectory(options.run_dir, config, options.to_dict(), environment, described_trunk(trunk))
     try:
         if directory.summary is None:
-            with contextlib.ExitStack() as stack:
-                summary = _train(trainer, config, options, directory, console, stack)
-            directory.write("summary.json", summary)
+            members = [Member(config, directory, options)]
+            trained = train_together(trainer, members, directory.path / "checkpoints", options, console)
+            directory.write("summary.json", trained.summaries[0])
         else:
             tell(console, f"{directory.path} is finished; another --seed or --run-dir makes a new run")
         summary = directory.summary
+    except Interrupted:
+        tell(console, f"or: fp3o train --resume {directory.path}")
+        raise
     except OSError as error:
         if not isinstance(error, SaveError) and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
@@ -91,47 +97,184 @@ def run_training(
         ) from error
     finally:
         directory.close()
-    _print_summary(console, summary, directory.path)
+    print_summary(console, summary, directory.path)
     return summary | {"run_dir": directory.path}
 
 
-def _train(
-    trainer: Trainer,
-    config: Config,
-    options: RunOptions,
-    directory: RunDirectory,
-    console: Console,
-    stack: contextlib.ExitStack,
-) -> dict[str, Any]:
-    """From wherever the run is to its end; returns the summary. ``stack`` closes what is opened."""
-    seeds = range(config.seed, config.seed + config.num_seeds)
-    keys = seed_keys(seeds)
-    tell(
-        console,
-        f"{config.algorithm} on {trainer.env.name}, sharing {config.sharing}, "
-        f"{trainer.env.num_agents} agents, {config.num_seeds} seed(s), on {jax.devices()[0].device_kind}",
-    )
-    checkpoints = Checkpoints(directory.path / "checkpoints", options.keep_checkpoints)
+class Member(NamedTuple):
+    """One of the runs that train side by side in one program: the seeds of a config.
+
+    Attributes:
+        config: its settings; the members of a program differ in ``Hyperparams`` and seeds alone.
+        directory: where it is written.
+        options: which sinks it has.
+        name: what tells it from the others, for warnings; empty if it is alone.
+    """
+
+    config: Config
+    directory: RunDirectory
+    options: RunOptions
+    name: str = ""
+
+    @property
+    def seeds(self) -> range:
+        return range(self.config.seed, self.config.seed + self.config.num_seeds)
+
+
+class Trained(NamedTuple):
+    """How a program ended.
+
+    Attributes:
+        checkpoint: the last state, leaves [seeds of all members, ...], and its record.
+        scores: of each member, what checkpoints are compared by.
+        summaries: of each member, what ``summary.json`` shall hold.
+    """
+
+    checkpoint: Checkpoint
+    scores: list[float]
+    summaries: list[dict[str, Any]]
+
+
+def train_together(
+    trainer: Trainer, members: Sequence[Member], folder: Path, options: RunOptions, console: Console
+) -> Trained:
+    """Trains the seeds of all members in one program, from wherever it is to its end, and evaluates them.
+
+    Args:
+        trainer: of the members' configs.
+        members: their seeds, one after another, are the program's leading axis.
+        folder: its checkpoints.
+        options: when it saves and evaluates.
+        console: where progress goes.
+
+    Raises:
+        RunError: no seed of any member is finite any more.
+        Interrupted: SIGINT or SIGTERM came; the state is saved.
+    """
+    keys = seed_keys(seed for member in members for seed in member.seeds)
+    hyperparams = _hyperparams(members)
+    _tell_of_starting(console, trainer, members)
+    checkpoints = Checkpoints(folder, options.keep_checkpoints)
     init = initialiser(trainer, len(keys))
-    saved = checkpoints.restore(jax.eval_shape(init, keys))
-    if saved and (why := all_stopped(saved.record["frozen"], config)):
-        raise RunError(f"{directory.path}: {why}")
+    saved = checkpoints.restore(jax.eval_shape(init, keys, hyperparams))
     if saved:
-        _tell_of_resuming(console, directory, saved, config)
+        _refuse_if_all_stopped(members, [record["frozen"] for record in run_records(saved)])
+        _tell_of_resuming(console, members[0], saved)
     start = time.monotonic()
     with phase(console, "compiling"):
-        programs = Programs(trainer, keys, options, init)
+        programs = Programs(trainer, keys, options, init, hyperparams)
     compile_seconds = time.monotonic() - start
-
-    saved = saved or Checkpoint(0, programs.init(keys), {"metrics_bytes": 0, "seconds": 0.0, "frozen": {}})
+    if not saved:
+        record = {"seconds": 0.0, "runs": [{"metrics_bytes": 0, "frozen": {}} for _ in members]}
+        saved = Checkpoint(0, programs.init(keys, hyperparams), record)
     checkpoints.drop_after(saved.update)
-    directory.cut_metrics(saved.record["metrics_bytes"])
+
+    with contextlib.ExitStack() as stack:
+        sinks = [
+            _open(member, record["metrics_bytes"], console, stack)
+            for member, record in zip(members, run_records(saved), strict=True)
+        ]
+        journals = Journals(
+            [
+                Journal(m.directory, to, console, m.config, m.seeds, dict(record["frozen"]), m.name)
+                for m, to, record in zip(members, sinks, run_records(saved), strict=True)
+            ]
+        )
+        last = _train(programs, saved, members, journals, checkpoints, keys, options, console)
+        seconds = {"train_seconds": last.record["seconds"], "compile_seconds": compile_seconds}
+        with phase(console, f"evaluating over {options.eval_episodes} episodes"):
+            results = _final_results(programs, last.state, keys, options.eval_sampled)
+        summaries = []
+        for member, journal, mine in zip(
+            members, journals, parts([len(m.seeds) for m in members]), strict=True
+        ):
+            own = {name: values[mine] for name, values in results.items()}
+            rows = member.directory.rows()
+            summary = summarised(
+                member.config, own, rows, journal.frozen, len(keys), seconds, options.eval_episodes
+            )
+            member.directory.write("marl_eval.json", marl_eval(member.config, rows, summary))
+            summaries.append(summary)
+        for to, summary in zip(sinks, summaries, strict=True):
+            for sink in to:
+                sink.summary(summary)
+    return Trained(last, [journal.score for journal in journals], summaries)
+
+
+def _train(
+    programs: Programs,
+    saved: Checkpoint,
+    members: Sequence[Member],
+    journals: Journals,
+    checkpoints: Checkpoints,
+    keys: Array,
+    options: RunOptions,
+    console: Console,
+) -> Checkpoint:
+    """From a checkpoint to the end; returns the last one."""
+    num_updates = members[0].config.num_updates
+    state, done = saved.state, saved.update
+    start = last_saved = time.monotonic()
+
+    def record() -> dict[str, Any]:
+        runs = [
+            {"metrics_bytes": member.directory.synced_size(), "frozen": journal.frozen}
+            for member, journal in zip(members, journals, strict=True)
+        ]
+        return {"seconds": saved.record["seconds"] + time.monotonic() - start, "runs": runs}
+
+    # The device works on an update while the host writes down the one before.
+    pending: dict[str, Any] | None = None
+    with deferred() as stop, TrainingProgress(console, num_updates, done) as progress:
+        while done < num_updates and stop.signum is None and not journals.all_stopped:
+            state, metrics = programs.update(state)
+            if pending:
+                journals.write(done, pending, progress)
+            pending, done = metrics, done + 1
+            if options.eval_every and done % options.eval_every == 0:
+                pending |= _evaluate(programs, state, keys, done)
+            if time.monotonic() - last_saved >= options.checkpoint_seconds:
+                journals.write(done, pending, progress)
+                pending = None
+                checkpoints.save(done, state, record(), journals.score)
+                last_saved = time.monotonic()
+            checkpoints.check()
+        if pending:
+            journals.write(done, pending, progress)
+            checkpoints.save(done, state, record(), journals.score)
+        jax.block_until_ready(state)
+        checkpoints.close()
+    _refuse_if_all_stopped(members, [journal.frozen for journal in journals])
+    if stop.signum is not None and done < num_updates:
+        tell(
+            console,
+            f"stopped after update {done} of {num_updates}, which is saved. To go on, run the same "
+            "command again",
+        )
+        raise Interrupted(stop.signum)
+    return Checkpoint(done, state, record())
+
+
+def run_records(saved: Checkpoint) -> list[dict[str, Any]]:
+    """What a checkpoint says of each member; those of earlier versions are of one run alone."""
+    return saved.record.get("runs", [saved.record])
+
+
+def _hyperparams(members: Sequence[Member]) -> Hyperparams:
+    """Leaves [seeds of all members]."""
+    rows = [member.config.hyperparams for member in members for _ in member.seeds]
+    return Hyperparams(*(np.array(column, np.float32) for column in zip(*rows, strict=True)))
+
+
+def _open(member: Member, metrics_bytes: int, console: Console, stack: contextlib.ExitStack) -> list[Sink]:
+    """The sinks of a run that goes on behind so much of its metrics; ``stack`` closes them."""
+    member.directory.cut_metrics(metrics_bytes)
     sinks = make_sinks(
-        config,
-        directory.path,
-        directory.about["run_id"],
-        wandb=options.wandb,
-        tensorboard=options.tensorboard,
+        member.config,
+        member.directory.path,
+        member.directory.about["run_id"],
+        wandb=member.options.wandb,
+        tensorboard=member.options.tensorboard,
     )
 
     def close(kind: type[BaseException] | None, *_: Any) -> None:
@@ -142,73 +285,7 @@ def _train(
     for sink in sinks:
         if sink.destination:
             tell(console, f"logging to {sink.destination}")
-    journal = Journal(directory, sinks, console, config, seeds, dict(saved.record["frozen"]))
-    state, done = saved.state, saved.update
-    start = last_saved = time.monotonic()
-
-    def seconds() -> float:
-        return saved.record["seconds"] + time.monotonic() - start
-
-    def save() -> None:
-        record = {"metrics_bytes": directory.synced_size(), "seconds": seconds(), "frozen": journal.frozen}
-        checkpoints.save(done, state, record, journal.score)
-
-    # The device works on an update while the host writes down the one before.
-    pending: dict[str, Any] | None = None
-    with deferred() as stop, TrainingProgress(console, config.num_updates, done) as progress:
-        while done < config.num_updates and stop.signum is None and not journal.all_stopped:
-            state, metrics = programs.update(state)
-            if pending:
-                journal.write(done, pending, progress)
-            pending, done = metrics, done + 1
-            if options.eval_every and done % options.eval_every == 0:
-                pending |= _evaluate(programs, state, keys, done)
-            if time.monotonic() - last_saved >= options.checkpoint_seconds:
-                journal.write(done, pending, progress)
-                pending = None
-                save()
-                last_saved = time.monotonic()
-            checkpoints.check()
-        if pending:
-            journal.write(done, pending, progress)
-            save()
-        jax.block_until_ready(state)
-        checkpoints.close()
-    if why := all_stopped(journal.frozen, config):
-        raise RunError(f"{directory.path}: {why}")
-    if stop.signum is not None and done < config.num_updates:
-        tell(
-            console,
-            f"stopped after update {done} of {config.num_updates}, which is saved. To go on, run the same "
-            f"command again, or: fp3o train --resume {directory.path}",
-        )
-        raise Interrupted(stop.signum)
-    train_seconds = seconds()
-
-    with phase(console, f"evaluating over {options.eval_episodes} episodes"):
-        # Keys of their own: an evaluation never replays the training's episodes.
-        play = programs.evaluate["greedy"]
-        results = {
-            k: np.asarray(v, float).mean(-1) for k, v in play(state.params, evaluation_keys(keys, 0)).items()
-        }
-    env_steps = config.num_updates * config.steps_per_update
-    summary = {name: values.mean() for name, values in results.items()} | {
-        "env_steps": env_steps,
-        "train_seconds": train_seconds,
-        "compile_seconds": compile_seconds,
-        "env_steps_per_second": env_steps * config.num_seeds / train_seconds,
-        "eval_episodes": options.eval_episodes,
-        "seeds": [
-            {"seed": seed}
-            | {name: values[i] for name, values in results.items()}
-            | ({"stopped_at_update": journal.frozen[str(seed)]} if str(seed) in journal.frozen else {})
-            for i, seed in enumerate(seeds)
-        ],
-    }
-    for sink in sinks:
-        sink.summary(summary)
-    directory.write("marl_eval.json", marl_eval(config, directory.rows(), summary))
-    return summary
+    return sinks
 
 
 def _evaluate(programs: Programs, state: TrainState, keys: Array, update: int) -> dict[str, Array]:
@@ -220,8 +297,50 @@ def _evaluate(programs: Programs, state: TrainState, keys: Array, update: int) -
     }
 
 
-def _tell_of_resuming(console: Console, directory: RunDirectory, saved: Checkpoint, config: Config) -> None:
-    tell(console, f"going on after update {saved.update} of {config.num_updates} in {directory.path}")
+def _final_results(
+    programs: Programs, state: TrainState, keys: Array, sampled: bool
+) -> dict[str, np.ndarray]:
+    """Mean results [num_seeds] of the greedy policies, and if asked for of the sampling ones."""
+    # Keys of their own: an evaluation never replays the training's episodes.
+    modes = ["greedy"] + ["sampled"] * sampled
+    played = {mode: programs.evaluate[mode](state.params, evaluation_keys(keys, 0)) for mode in modes}
+    return {
+        name if mode == "greedy" else f"{mode}_{name}": np.asarray(values, float).mean(-1)
+        for mode, results in played.items()
+        for name, values in results.items()
+    }
+
+
+def _refuse_if_all_stopped(members: Sequence[Member], frozen: Sequence[Mapping[str, int]]) -> None:
+    said = [
+        (why, member)
+        for member, stopped in zip(members, frozen, strict=True)
+        if (why := all_stopped(stopped, member.config))
+    ]
+    if len(said) == len(members):
+        why, member = said[0]
+        raise RunError(f"{member.directory.path}: {why}")
+
+
+def _tell_of_starting(console: Console, trainer: Trainer, members: Sequence[Member]) -> None:
+    config, num_seeds = trainer.config, sum(len(member.seeds) for member in members)
+    tell(
+        console,
+        f"{config.algorithm} on {trainer.env.name}, sharing {config.sharing}, "
+        f"{trainer.env.num_agents} agents, "
+        + (
+            f"{num_seeds} seed(s)"
+            if len(members) == 1
+            else f"{num_seeds} runs of {len(members)} configurations"
+        )
+        + f", on {jax.devices()[0].device_kind}",
+    )
+
+
+def _tell_of_resuming(console: Console, member: Member, saved: Checkpoint) -> None:
+    directory = member.directory
+    where = f" in {directory.path}" * (not member.name)
+    tell(console, f"going on after update {saved.update} of {member.config.num_updates}{where}")
     there, here = directory.about["versions"], about()["versions"]
     other = [
         f"{name} {there.get(name)} then, {here[name]} now" for name in here if there.get(name) != here[name]
@@ -231,25 +350,3 @@ def _tell_of_resuming(console: Console, directory: RunDirectory, saved: Checkpoi
             f"the run began with other versions ({'; '.join(other)}): it goes on, but not to the bit",
             stacklevel=2,
         )
-
-
-def _print_summary(console: Console, summary: dict[str, Any], path: Path) -> None:
-    names = [name for name in ("win_rate", "episode_return", "episode_length") if name in summary]
-    console.print(f"greedy evaluation over {summary['eval_episodes']} episodes per seed")
-    table = Table()
-    for column in ("seed", *(name.replace("_", " ") for name in names)):
-        table.add_column(column, justify="right")
-    for row in summary["seeds"]:
-        table.add_row(str(row["seed"]), *(f"{row[name]:.3f}" for name in names))
-    if len(summary["seeds"]) > 1:
-        table.add_section()
-        for label, reduce in (("mean", np.mean), ("std", np.std)):
-            values = [reduce([row[name] for row in summary["seeds"]]) for name in names]
-            table.add_row(label, *(f"{value:.3f}" for value in values))
-    console.print(table)
-    console.print(
-        f"{summary['env_steps']:,} env steps per seed in {summary['train_seconds']:.1f} s "
-        f"({summary['env_steps_per_second']:,.0f} per second), "
-        f"compiled in {summary['compile_seconds']:.1f} s"
-    )
-    tell(console, f"written to {path}")

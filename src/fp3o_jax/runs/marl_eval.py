@@ -38,7 +38,8 @@ def marl_eval(
     for row in rows:
         updates.setdefault(int(row["update"]), {})[int(row["seed"])] = row
     reported = {name for by_seed in updates.values() for row in by_seed.values() for name in row}
-    names = [name for name in summary["seeds"][0] if name != "seed" and name in reported]
+    names = [name for name in summary["seeds"][0] if name in reported and name != "seed"]
+    names = [name for name in names if not name.startswith("sampled_")]
     complete = [
         by_seed
         for _, by_seed in sorted(updates.items())

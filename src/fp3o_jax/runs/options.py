@@ -22,6 +22,8 @@ class RunOptions:
     """episodes that the policy of each seed is evaluated on"""
     eval_every: int = 0
     """evaluate after every so many updates, greedily and sampling; 0: greedily at the end alone"""
+    eval_sampled: bool = False
+    """evaluate the sampling policies at the end as well"""
     checkpoint_seconds: float = 60.0
     """save the whole state at least this often; 0: after every update"""
     keep_checkpoints: int = 3

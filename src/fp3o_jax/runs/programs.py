@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from fp3o_jax import xla
+from fp3o_jax.config import Hyperparams
 from fp3o_jax.evaluation import make_evaluate
 from fp3o_jax.runs.options import RunOptions
 from fp3o_jax.train import Trainer, TrainState
@@ -25,9 +26,10 @@ class Programs:
         keys: [num_seeds].
         options: what is evaluated, and when.
         init: ``initialiser(trainer, num_seeds)``, if it has been traced already.
+        hyperparams: leaves [num_seeds]; None for those of the trainer's config.
 
     Attributes:
-        init: keys -> state.
+        init: keys, and hyperparams if they were given -> state.
         update: state -> (state, metrics); the state that comes in is used up.
         evaluate: "greedy" or "sampled" -> (params, keys) -> results [num_seeds, episodes]; traced and
             compiled by the first call, so that the first update need not wait for it.
@@ -38,25 +40,27 @@ class Programs:
         trainer: Trainer,
         keys: Array,
         options: RunOptions,
-        init: Callable[[Array], TrainState] | None = None,
+        init: Callable[..., TrainState] | None = None,
+        hyperparams: Hyperparams | None = None,
     ):
         num_seeds = len(keys)
         init = init or initialiser(trainer, num_seeds)
+        start = (keys,) if hyperparams is None else (keys, hyperparams)
         step = over_seeds(keep_last_good(trainer.update), num_seeds)
         # XLA compiles the one while Python traces the other.
         with ThreadPoolExecutor(1) as beside:
-            compiling = beside.submit(xla.compile_for_one_run, init.lower(keys))
-            self.update = jax.jit(step, donate_argnums=0).lower(jax.eval_shape(init, keys)).compile()
+            compiling = beside.submit(xla.compile_for_one_run, init.lower(*start))
+            self.update = jax.jit(step, donate_argnums=0).lower(jax.eval_shape(init, *start)).compile()
             self.init = compiling.result()
-        modes = {"greedy": True} | ({"sampled": False} if options.eval_every else {})
+        modes = {"greedy": True} | ({"sampled": False} if options.eval_every or options.eval_sampled else {})
         self.evaluate = {
             name: jax.jit(over_seeds(make_evaluate(trainer, options.eval_episodes, greedy), num_seeds))
             for name, greedy in modes.items()
         }
 
 
-def initialiser(trainer: Trainer, num_seeds: int) -> Callable[[Array], TrainState]:
-    """``trainer.init`` over keys [num_seeds], traced once however often it is asked."""
+def initialiser(trainer: Trainer, num_seeds: int) -> Callable[..., TrainState]:
+    """``trainer.init`` over keys and hyperparameters [num_seeds], traced once however often it is asked."""
     return jax.jit(over_seeds(trainer.init, num_seeds))
 
 

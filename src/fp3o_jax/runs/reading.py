@@ -50,6 +50,15 @@ class Run:
         return [n for n in names if all(isinstance(r.get(n), (int, float, type(None))) for r in self.rows)]
 
 
+def run_dirs(path: Path) -> list[Path]:
+    """The runs of a sweep's folder that have begun, in the order of its plan; a run directory as it is."""
+    if not (path / "sweep.json").is_file():
+        return [path]
+    programs = _parse((path / "sweep.json").read_text(), str(path / "sweep.json"))["programs"]
+    runs = [path / "runs" / run["name"] for program in programs for run in program]
+    return [run for run in runs if (run / "metrics.jsonl").is_file()]
+
+
 def read_run(path: Path) -> Run:
     """Reads one run; a last line that is still being written is left out.
 

@@ -114,6 +114,15 @@ class WandbSink:
         group = options.group or f"{name}_{run_id}"
         settings = config.to_dict()
         self._aggregate = options.layout == "aggregate"
+        if os.environ.get("WANDB_SWEEP_ID") and config.num_seeds > 1 and not self._aggregate:
+            # The agent names the run, and a second one of that name cannot be open beside it.
+            warnings.warn(
+                f"under W&B's agent (WANDB_SWEEP_ID) a process is one run: the {config.num_seeds} seeds are "
+                "logged as wandb.layout='aggregate' does, with their mean, IQM, min and max",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            self._aggregate = True
         if self._aggregate:
             arguments = [{"id": run_id, "name": name, "config": settings}]
         else:

@@ -1,0 +1,168 @@
+"""A sweep as it is written down: a TOML file, or arguments of the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from fp3o_jax.config import Config, ConfigError, unknown
+from fp3o_jax.presets import PRESETS
+from fp3o_jax.runs.options import RunOptions
+from fp3o_jax.runs.progress import tell
+from fp3o_jax.runs.sinks import WandbOptions
+from fp3o_jax.sweeps.sweep import Sweep, program_label
+
+#: What a file of a study may hold, besides what :class:`Study` has.
+FILE = ("preset", "run_dir", "settings", "options")
+AXES = ("grid", "zip", "random")
+#: ``none`` is a name: of a sharing, of inputs that are not normalised.
+WORDS = {"true": True, "True": True, "false": False, "False": False, "None": None}
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """What makes a :class:`Sweep`, and where it is written (``options.run_dir``)."""
+
+    config: Config = dataclasses.field(default_factory=Config)
+    options: RunOptions = dataclasses.field(default_factory=RunOptions)
+    grid: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
+    zip: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
+    random: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
+    points: Sequence[Mapping[str, Any]] = ()
+    samples: int = 0
+    sample_seed: int = 0
+    runs_per_program: int | None = None
+
+    def sweep(self) -> Sweep:
+        if self.options.run_dir is None:
+            raise ConfigError("run_dir=None: say where the sweep shall be, `--run-dir sweeps/first`")
+        return Sweep(**{field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
+
+    def run(self, index: int | None, console: Console) -> None:
+        """Trains what is missing: see :meth:`Sweep.run`."""
+        self.sweep().run(self.options.run_dir, index=index, console=console)
+
+    def describe(self, console: Console) -> None:
+        """Says how many programs and runs there would be."""
+        sweep = self.sweep()
+        for number, runs in enumerate(sweep.programs(self.options.run_dir)):
+            tell(console, f"  program {number}: {program_label(runs)}")
+        tell(console, sweep.describe(self.options.run_dir))
+
+    def print_commands(self, given: Sequence[str]) -> None:
+        """A command for each program that is not finished, to be run anywhere.
+
+        Args:
+            given: the arguments that this study was made of.
+        """
+        given = [arg for arg in given if arg not in ("--print-commands", "--print_commands")]
+        for number in self.sweep().unfinished(self.options.run_dir):
+            print(shlex.join(["fp3o", "sweep", *given, "--index", str(number)]))
+
+
+def read_study(args: Sequence[str]) -> tuple[Study, list[str]]:
+    """What a preset or a file in front of the arguments says, and the arguments behind it.
+
+    Raises:
+        ConfigError: there is no such preset or file, or the file holds what no study has.
+    """
+    args = list(args)
+    if not args or args[0].startswith("-"):
+        return Study(), args
+    name = args.pop(0)
+    if name.endswith(".toml"):
+        return _from_file(Path(name)), args
+    return Study(_preset(name)), args
+
+
+def take_axes(study: Study, args: Sequence[str]) -> tuple[Study, list[str]]:
+    """The study with the axes among the arguments, and the arguments that are left.
+
+    Raises:
+        ConfigError: an axis has no values.
+    """
+    axes: dict[str, dict[str, Any]] = {kind: dict(getattr(study, kind)) for kind in AXES}
+    left, rest = [], list(args)
+    while rest:
+        arg = rest.pop(0)
+        flag, equals, value = arg.partition("=")
+        kind, dot, axis = flag.removeprefix("--").partition(".")
+        if flag != "--zip" and not (flag.startswith("--") and dot and kind in ("grid", "random")):
+            left.append(arg)
+            continue
+        values = [value] if equals else []
+        while rest and not rest[0].startswith("--"):
+            values.append(rest.pop(0))
+        if not values:
+            raise ConfigError(f'{flag} needs values: `--grid.sharing full none`, `--zip "gamma=0.9,0.99"`')
+        if flag != "--zip":
+            axes[kind][_axis(axis)] = [_value(text) for text in values]
+            continue
+        for text in values:
+            axis, equals, listed = text.partition("=")
+            if not equals:
+                raise ConfigError(f"--zip {text!r} must be SETTING=VALUE,VALUE")
+            axes["zip"][_axis(axis)] = [_value(each) for each in listed.split(",")]
+    return dataclasses.replace(study, **axes), left
+
+
+def _from_file(path: Path) -> Study:
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"study={str(path)!r} cannot be read: {error}") from None
+    own = [f.name for f in dataclasses.fields(Study) if f.name not in ("config", "options")]
+    _check_names(str(path), content, (*FILE, *own))
+    config = _preset(content["preset"]) if "preset" in content else Config()
+    settings = content.get("settings", {})
+    _check_names(f"{path}, settings", settings, [f.name for f in dataclasses.fields(Config)])
+    options = dict(content.get("options", {}))
+    _check_names(f"{path}, options", options, [f.name for f in dataclasses.fields(RunOptions)])
+    if "wandb" in options:
+        _check_names(f"{path}, options.wandb", options["wandb"], WandbOptions.__dataclass_fields__)
+        options["wandb"] = WandbOptions(**options["wandb"])
+    options.setdefault("run_dir", content.get("run_dir", Path("sweeps") / path.stem))
+    return Study(
+        config.replace(**settings),
+        RunOptions(**options),
+        **{name: content[name] for name in own if name in content},
+    )
+
+
+def _preset(name: str) -> Config:
+    if name not in PRESETS:
+        raise unknown("preset", name, PRESETS)
+    return PRESETS[name].config
+
+
+def _check_names(where: str, given: Any, valid: Any) -> None:
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"{where}: {given!r} must be a table")
+    for name in given:
+        if name not in valid:
+            raise unknown(where, name, valid)
+
+
+def _axis(text: str) -> str:
+    return text.strip().replace("-", "_")
+
+
+def _value(text: str) -> Any:
+    """A value as people write it: 1e-3, True, None, [0, 0, 1], or a name."""
+    if text.strip() in WORDS:
+        return WORDS[text.strip()]
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        return text
