@@ -189,9 +189,9 @@ def test_names_agree_with_what_is_built():
 
     from fp3o_jax import config
 
-    assert set(get_args(config.Algorithm)) == set(ALGORITHMS)
-    assert set(get_args(config.Selection)) == set(SELECTIONS)
-    assert set(get_args(config.Condition)) == set(CONDITIONS)
+    assert set(get_args(config.AlgorithmName)) == set(ALGORITHMS)
+    assert set(get_args(config.SelectionName)) == set(SELECTIONS)
+    assert set(get_args(config.ConditionName)) == set(CONDITIONS)
     assert set(get_args(config.ActivationName)) == set(ACTIVATIONS)
     assert all(hasattr(Config(), name) for name in Hyperparams._fields)
     assert "smax-3m" in PRESETS

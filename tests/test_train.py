@@ -135,7 +135,7 @@ def test_unknown_hyperparameter_is_refused(trained):
 
 @pytest.mark.parametrize("recurrent", [False, True])
 @pytest.mark.parametrize("sharing", ["full", "partial", "none", "by_type"])
-@pytest.mark.parametrize("algorithm", get_args(config.Algorithm))
+@pytest.mark.parametrize("algorithm", get_args(config.AlgorithmName))
 def test_every_algorithm_under_every_sharing(algorithm, sharing, recurrent):
     train = make_train({**TINY, "algorithm": algorithm, "sharing": sharing, "recurrent": recurrent})
 

@@ -13,13 +13,13 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from fp3o_jax.values import ConfigError, settle_types, unknown
 
-Algorithm = Literal["fp3o", "mappo", "ippo", "coppo", "happo", "a2po"]
+AlgorithmName = Literal["fp3o", "mappo", "ippo", "coppo", "happo", "a2po"]
 SharingName = Literal["full", "partial", "none", "by_type", "groups"]
-Selection = Literal["cyclic", "random_derangement", "reverse"]
-Condition = Literal["joint", "per_pipeline", "off"]
-CriticSharing = Literal["actors", "full", "none", "groups"]
-AgentOrder = Literal["random", "semi_greedy"]
-Trace = Literal["paper", "gae_trace", "speedup"]
+SelectionName = Literal["cyclic", "random_derangement", "reverse"]
+ConditionName = Literal["joint", "per_pipeline", "off"]
+CriticSharingName = Literal["actors", "full", "none", "groups"]
+AgentOrderName = Literal["random", "semi_greedy"]
+TraceName = Literal["paper", "gae_trace", "speedup"]
 ActivationName = Literal["relu", "tanh", "silu", "gelu"]
 #: Settings that are each algorithm's own by default.
 OWN = {
@@ -78,7 +78,7 @@ class Config:
     env_kwargs: Mapping[str, bool | int | float | str] = dataclasses.field(default_factory=dict, hash=False)
     """options handed to the environment, e.g. num_agents 4"""
 
-    algorithm: Algorithm = "fp3o"
+    algorithm: AlgorithmName = "fp3o"
     """policy update; ippo is mappo whose critics see one agent's observation alone"""
     sharing: SharingName = "full"
     """who shares parameters: all (full), all but the policy heads (partial), nobody (none), agents of one
@@ -87,7 +87,7 @@ class Config:
     """sharing=groups: for each agent, the group that shares its trunk (and critic, if shared as actors)"""
     head_groups: tuple[int, ...] | None = None
     """sharing=groups: for each agent, the group that shares its policy head (default: trunk_groups)"""
-    critic_sharing: CriticSharing = "actors"
+    critic_sharing: CriticSharingName = "actors"
     """who shares critics: those who share a trunk (actors), all (full), nobody (none), or as critic_groups
     says (groups)"""
     critic_groups: tuple[int, ...] | None = None
@@ -185,17 +185,17 @@ class Config:
     """let the ratios of dead agents weigh on the living, as the reference does: they differ from 1 where the
     dead have a choice of actions"""
 
-    selection: Selection = "cyclic"
+    selection: SelectionName = "cyclic"
     """fp3o: which agent each pipeline owns in its dependent step (from Python also a function of key and
     owners)"""
-    condition: Condition = "joint"
+    condition: ConditionName = "joint"
     """fp3o: what decides whether the dependent step runs: the sum over all pipelines, each pipeline's own
     sum, or nothing"""
 
-    agent_order: AgentOrder = "random"
+    agent_order: AgentOrderName = "random"
     """happo, a2po: order in which agents follow one another; semi_greedy takes in turns the one with the
     largest mean |A / V| and a random one"""
-    trace: Trace = "paper"
+    trace: TraceName = "paper"
     """a2po: how far the ratios of the agents before cut the traces of advantages: each at 1, lambda counted
     once (paper) or twice (gae_trace, its authors' code), or their running product at 1 (speedup, the same
     code for large robots)"""
@@ -216,17 +216,17 @@ class Config:
 
     def _check_names(self) -> None:
         for name, valid in (
-            ("algorithm", get_args(Algorithm)),
+            ("algorithm", get_args(AlgorithmName)),
             ("sharing", get_args(SharingName)),
-            ("condition", get_args(Condition)),
+            ("condition", get_args(ConditionName)),
             ("lr_schedule", ("constant", "linear")),
             ("normalize_obs", ("layer", "running", "none")),
-            ("selection", get_args(Selection)),
+            ("selection", get_args(SelectionName)),
             ("activation", get_args(ActivationName)),
             ("advantage_split", ("uniform", "dirichlet")),
-            ("critic_sharing", get_args(CriticSharing)),
-            ("agent_order", get_args(AgentOrder)),
-            ("trace", get_args(Trace)),
+            ("critic_sharing", get_args(CriticSharingName)),
+            ("agent_order", get_args(AgentOrderName)),
+            ("trace", get_args(TraceName)),
             ("recorded_ratios", ("behaviour", "stage")),
             *OWN.items(),
         ):

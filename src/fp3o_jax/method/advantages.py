@@ -125,9 +125,9 @@ TRACES = {
 def _accumulate(errors: TDErrors, kept: Array) -> Array:
     """``A_t = delta_t + decay_t * kept_(t+1) * A_(t+1)``, zero behind the last step."""
 
-    def step(following: Array, inputs: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+    def step(later: Array, inputs: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         delta, decay, kept = inputs
-        advantage = delta + decay * following
+        advantage = delta + decay * later
         return kept * advantage, advantage
 
     delta, kept = (jnp.moveaxis(x, 1, 0) for x in (errors.delta, kept))

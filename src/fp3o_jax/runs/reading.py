@@ -14,7 +14,7 @@ import numpy as np
 from fp3o_jax.config import ConfigError, unknown
 
 #: Columns of metrics.jsonl that say where a line belongs.
-INDEX = ("seed", "update", "env_steps")
+ROW_KEYS = ("seed", "update", "env_steps")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Run:
 
     def scalars(self) -> list[str]:
         """Names of the logged metrics that are one number per line."""
-        names = dict.fromkeys(name for row in self.rows for name in row if name not in INDEX)
+        names = dict.fromkeys(name for row in self.rows for name in row if name not in ROW_KEYS)
         return [n for n in names if all(isinstance(r.get(n), (int, float, type(None))) for r in self.rows)]
 
 

@@ -9,10 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from fp3o_jax.runs.reading import ROW_KEYS
 from fp3o_jax.runs.statistics import iqm
-
-#: Columns of a row that say which row it is; all others are metrics.
-ROW_KEYS = ("seed", "update", "env_steps")
 
 
 class Sink(Protocol):
