@@ -1,6 +1,6 @@
 """Puts one error at a time into a copy of the package and shows which tests notice.
 
-    python experiments/deliberate_errors.py
+    python tests/checks/deliberate_errors.py
 
 Each error is small, and such that training would still run and probably learn. The exit status is the number
 of errors that no test noticed.
@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "fp3o_jax"
 
 
