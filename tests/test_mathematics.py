@@ -149,6 +149,20 @@ def test_explained_variance():
     assert losses.explained_variance(jnp.zeros(4), targets, mask) == pytest.approx(0.0, abs=1e-6)
 
 
+def test_means_of_few_samples():
+    """Of one alone it is that one; of none it is 0."""
+    x = jnp.array([3.0, np.nan, np.nan])
+    assert losses.masked_mean(x, jnp.array([1.0, 0.0, 0.0])) == 3.0
+    assert losses.masked_mean(x, jnp.zeros(3)) == 0.0
+
+
+def test_explained_variance_where_there_is_nothing_to_explain():
+    targets, mask = jnp.full(4, 2.0), jnp.ones(4)
+    assert losses.explained_variance(jnp.full(4, 5.0), targets, mask) == 1.0
+    wrong = losses.explained_variance(jnp.array([1.0, 2.0, 2.0, 2.0]), targets, mask)
+    assert wrong < -1e6 and np.isfinite(wrong)
+
+
 def test_value_norm():
     rng = np.random.default_rng(0)
     groups = np.array([0, 0, 1])
@@ -198,6 +212,35 @@ def test_value_norm_keeps_a_small_deviation_beside_a_large_mean(seed, offset):
     assert_allclose(ours[1], std, rtol=2e-3)
 
 
+def test_value_norm_pools_batches_of_different_means():
+    """Batches of different sizes, for one critic a single sample each; a batch counts by its age alone."""
+    rng = np.random.default_rng(0)
+    groups, stats, batches = np.array([0, 1, 0]), normalization.init(2), [[], []]
+    for mean in (3.0, -40.0, 0.5):
+        targets = rng.normal(mean, 1.0 + abs(mean) / 9, (3, 4, 5)) * np.array([1, 7, 1])[:, None, None]
+        mask = rng.random(targets.shape) < 0.6
+        mask[1] = False
+        mask[1, 2, 3] = True
+        stats = normalization.update(stats, *map(jnp.asarray, (targets, mask.astype(float), groups)))
+        batches[0].append(targets[[0, 2]][mask[[0, 2]]])
+        batches[1].append(targets[1][mask[1]])
+    mean, std = normalization.moments(stats, jnp.asarray(groups))
+    age = 0.99999 ** np.arange(3)[::-1]
+    for agent, group in enumerate(groups):
+        first = np.average([x.mean() for x in batches[group]], weights=age)
+        second = np.average([(x**2).mean() for x in batches[group]], weights=age)
+        assert_allclose(mean[agent], first, rtol=1e-5)
+        assert_allclose(std[agent], np.sqrt(second - first**2), rtol=1e-5)
+    assert_allclose(stats.weight, 1 - 0.99999**3, rtol=1e-4)
+
+
+def test_value_norm_divides_by_no_less_than_a_tenth():
+    stats = normalization.update(
+        normalization.init(1), jnp.full((1, 4), 5.0), jnp.ones((1, 4)), jnp.zeros(1, int)
+    )
+    assert_allclose(normalization.moments(stats, jnp.zeros(1, int)), [[5.0], [0.1]], rtol=1e-6)
+
+
 def test_value_norm_of_a_critic_without_samples_stays():
     stats = normalization.init(2)
     groups = jnp.array([0, 1])
@@ -234,6 +277,34 @@ def test_joint_normalisation_is_over_all_living_samples():
     living = advantages[alive]
     assert_allclose(ours, (advantages - living.mean()) / (living.std() + 1e-5), rtol=1e-4, atol=1e-5)
     assert not normalize_advantages(jnp.asarray(advantages), jnp.zeros(alive.shape), "joint").any()
+
+
+def test_small_advantages_are_divided_by_their_deviation_and_no_less_than_the_floor():
+    advantages = 1e-5 * np.array([[1.0, -1.0, 3.0, 7.0], [2.0, 0.0, 0.0, 0.0]])
+    alive = np.array([[1.0, 1.0, 1.0, 0.0], [1.0, 0.0, 0.0, 0.0]])
+    ours = normalize_advantages(jnp.asarray(advantages), jnp.asarray(alive))
+    living = advantages[0, :3]
+    assert_allclose(ours[0, :3], (living - living.mean()) / (living.std() + 1e-5), rtol=1e-4)
+    # A single sample is its own mean.
+    assert ours[1, 0] == 0
+
+
+def test_each_agent_s_own_rewards():
+    rng = np.random.default_rng(0)
+    rewards, values, following = rng.normal(size=(3, 2, 6, 3))
+    done = rng.random((6, 3)) < 0.3
+    for i in range(2):
+        own = rewards[i], values[i : i + 1], following[i : i + 1]
+        expected = gae_numpy(*own, done, done, 0.9, 0.8)
+        inputs = map(jnp.asarray, (rewards, values, following, done, done))
+        assert_allclose(gae(td_errors(*inputs, 0.9, 0.8))[i], expected[0], rtol=1e-4, atol=1e-5)
+
+
+def test_relative_advantages_of_few_samples():
+    """Values that all agents share; one agent has a single living sample, and one value is nearly 0."""
+    advantages, values = jnp.array([[2.0, 9.0, -3.0], [4.0, 5.0, 6.0]]), jnp.array([[4.0, 0.0, 1e-9]])
+    alive = jnp.array([[1.0, 0.0, 0.0], [1.0, 0.0, 1.0]])
+    assert_allclose(relative_advantage(advantages, values, alive), [0.5, (1.0 + 6.0e8) / 2], rtol=1e-5)
 
 
 def test_relative_advantages_are_of_living_samples():

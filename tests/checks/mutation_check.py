@@ -1,0 +1,292 @@
+"""Would the tests notice a slip in the method? Makes slips by the seed, one at a time, and runs the tests.
+
+    python tests/checks/mutation_check.py --minutes 10        # goes on where the last one ended
+    python tests/checks/mutation_check.py --again             # only those that no test noticed so far
+    python tests/checks/mutation_check.py --only losses --list
+
+Which slips, says `mutations.py`. Each takes the place of the file's source in one process, which goes on from
+slip to slip with the operations that JAX has compiled, and runs the tests that concern the file, up to the
+first that fails. (Libraries for this start a test run for each slip: half a minute, most of it imports and
+compilation.) Results are appended to a file as they come. The exit status is 1 if fewer than 95 % of the
+slips that change anything were noticed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.abc
+import importlib.util
+import json
+import multiprocessing
+import os
+import random
+import sys
+import tempfile
+import time
+import tomllib
+from multiprocessing.connection import Connection
+from pathlib import Path
+from unittest import mock
+
+import platformdirs
+import tyro
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from mutations import Mutation, mutations
+
+FORK = multiprocessing.get_context("fork")
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "src" / "fp3o_jax"
+#: file -> slip -> why nothing changes.
+EQUIVALENT = tomllib.loads((Path(__file__).parent / "equivalent_mutations.toml").read_text())
+
+_NUMPY = "tests/test_numpy_updates.py::"
+_UPDATE = (
+    "tests/test_update.py",
+    "tests/test_numpy_updates.py",
+    "tests/test_dead_agents.py",
+    "tests/test_invariances.py",
+    "tests/test_family.py",
+    "tests/test_golden.py",
+)
+_WHOLE = (
+    _NUMPY + "test_a_whole_update_is_numpys",
+    _NUMPY + "test_with_the_defaults_of_its_authors",
+)
+#: file -> the tests that concern it, in the order in which they run: the cheap before the dear.
+TESTS = {
+    "method/losses.py": (
+        "tests/test_mathematics.py",
+        "tests/test_dead_agents.py::test_statistics_are_those_of_the_living",
+    ),
+    "method/advantages.py": (
+        "tests/test_mathematics.py",
+        "tests/test_dead_agents.py::test_statistics_are_those_of_the_living",
+    ),
+    "method/normalization.py": ("tests/test_mathematics.py",),
+    "method/schedules.py": ("tests/test_schedules.py", *_WHOLE),
+    "team/optimizer.py": ("tests/test_optimizer.py", *_UPDATE[:2], _UPDATE[-1]),
+    "team/sharing.py": ("tests/test_sharing.py", "tests/test_networks.py", *_UPDATE[:2], "tests/test_train.py"),
+    "method/batch.py": _UPDATE,
+    "method/optimise.py": _UPDATE,
+    "method/update.py": _UPDATE,
+}
+
+
+@dataclasses.dataclass
+class Check:
+    """Which slips, and for how long."""
+
+    only: tuple[str, ...] = ()
+    """files whose names contain one of these; by default all"""
+    per_file: int = 25
+    """slips of each file"""
+    seed: int = 0
+    """of the draw"""
+    minutes: float = 0.0
+    """after which it ends, to go on another time; 0 for never"""
+    timeout: float = 120.0
+    """seconds for the tests of a slip; one that takes longer counts as noticed"""
+    again: bool = False
+    """run those that no test has noticed so far once more"""
+    list: bool = False
+    """show what has been found, and run nothing"""
+    results: Path = Path(tempfile.gettempdir()) / "fp3o-jax-mutations.jsonl"
+    """where results are kept"""
+
+
+class Instead(importlib.abc.MetaPathFinder, importlib.abc.SourceLoader):
+    """Another source in place of a module's own."""
+
+    def __init__(self, file: str, text: str):
+        self.path, self.text = PACKAGE / file, text
+        self.name = "fp3o_jax." + file.removesuffix(".py").replace("/", ".")
+
+    def find_spec(self, fullname, path=None, target=None):
+        return importlib.util.spec_from_loader(fullname, self) if fullname == self.name else None
+
+    def get_filename(self, fullname):
+        return str(self.path)
+
+    def get_data(self, path):
+        return self.text.encode()
+
+
+class First:
+    """A pytest plugin that remembers the test that failed."""
+
+    failed = ""
+
+    def pytest_runtest_logreport(self, report):
+        self.failed = self.failed or (report.nodeid if report.failed else "")
+
+    def pytest_collectreport(self, report):
+        self.failed = self.failed or (report.nodeid if report.failed else "")
+
+
+def prepare() -> None:
+    """Imports what tests import but the package itself; starts no device, and so no thread."""
+    os.chdir(ROOT)
+    sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
+    cache = platformdirs.user_cache_path("fp3o-jax") / "mutations"
+    os.environ |= {"JAX_PLATFORMS": "cpu", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    import hypothesis
+    import pytest  # noqa: F401
+
+    import fp3o_jax.method.update
+    import fp3o_jax.train  # noqa: F401
+
+    forget_modules()
+    # The first example that fails is enough, and it is the same one each time.
+    quick = [hypothesis.Phase.explicit, hypothesis.Phase.generate]
+    hypothesis.settings.register_profile("mutations", phases=quick, derandomize=True, database=None)
+    hypothesis.settings.load_profile("mutations")
+
+
+def forget_modules() -> None:
+    """The package and its tests are imported anew."""
+    for name, module in list(sys.modules.items()):
+        file = Path(getattr(module, "__file__", None) or "/")
+        if PACKAGE in file.parents or file.parent == ROOT / "tests":
+            del sys.modules[name]
+
+
+def first_failure(file: str, text: str, tests: tuple[str, ...]) -> str:
+    """The first test that fails with ``text`` in place of the file's; "" if none does."""
+    import jax
+    import pytest
+
+    forget_modules()
+    instead, first = Instead(file, text), First()
+    sys.meta_path.insert(0, instead)
+    # Operations that were compiled for the slip before are those of the next one.
+    with mock.patch.object(jax, "clear_caches"):
+        status = pytest.main(["-x", "-p", "no:cacheprovider", "-p", "no:xdist", *tests], plugins=[first])
+    sys.meta_path.remove(instead)
+    return first.failed or (f"pytest ends with {int(status)}" if status else "")
+
+
+def serve(connection: Connection) -> None:
+    """Answers questions until there are no more."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    while True:
+        connection.send(first_failure(*connection.recv()))
+
+
+class Worker:
+    """A process that makes slips, one after another, and keeps its programs; another if it hangs or dies."""
+
+    def __init__(self):
+        self.process, self.served = None, 0
+
+    def failing(self, *question: object, timeout: float) -> str:
+        """What `first_failure` says, or what happened to the process."""
+        if self.process is None or self.served == 30:  # Thousands of programs are too many for a process.
+            self.stop()
+            ours, theirs = multiprocessing.Pipe()
+            self.process = FORK.Process(target=serve, args=(theirs,), daemon=True)
+            self.process.start()
+            self.connection, self.served = ours, 0
+            theirs.close()
+        self.served += 1
+        self.connection.send(question)
+        try:
+            if self.connection.poll(timeout):
+                return self.connection.recv()
+        except EOFError:
+            pass
+        died = not self.process.is_alive()
+        self.stop()
+        return "the process died" if died else "no answer in time"
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.join()
+            self.process = None
+
+
+def drawn(file: str, seed: int, count: int) -> list[Mutation]:
+    """``count`` of the file's slips that are not known to change nothing."""
+    every = [m for m in mutations((PACKAGE / file).read_text()) if m.name not in EQUIVALENT.get(file, {})]
+    random.Random(f"{seed} {file}").shuffle(every)
+    return every[:count]
+
+
+def report(console: Console, files: list[str], wanted: dict, found: dict) -> int:
+    """Prints what was found of what is wanted; 1 if it is not enough."""
+    table = Table("file", "slips", "noticed", "not noticed", "seconds for each", "that change nothing")
+    total = noticed = 0
+    for file in files:
+        rows = [found[file, m.name] for m in wanted[file] if (file, m.name) in found]
+        caught = sum(bool(row["by"]) for row in rows)
+        total, noticed = total + len(rows), noticed + caught
+        seconds = sum(row["seconds"] for row in rows) / max(len(rows), 1)
+        table.add_row(
+            file,
+            *map(str, (len(rows), caught, len(rows) - caught)),
+            f"{seconds:.1f}",
+            str(len(EQUIVALENT.get(file, ()))),
+        )
+    console.print(table)
+    for file in files:
+        for m in wanted[file]:
+            if not found.get((file, m.name), {"by": "?"})["by"]:
+                console.print(escape(f"not noticed: {file}:{m.line} {m.name}"), soft_wrap=True)
+    console.print(f"{noticed} of {total} noticed")
+    return int(noticed < 0.95 * total)
+
+
+def main(check: Check) -> int:
+    console = Console()
+    files = [file for file in TESTS if not check.only or any(part in file for part in check.only)]
+    wanted = {file: drawn(file, check.seed, check.per_file) for file in files}
+    found = {}
+    if check.results.exists():
+        rows = [json.loads(line) for line in check.results.read_text().splitlines()]
+        found = {(row["file"], row["name"]): row for row in rows}
+    if not check.list:
+        prepare()
+        worker = Worker()
+        end = time.monotonic() + 60 * (check.minutes or 1e9)
+        for file in files:
+            left = [
+                m
+                for m in wanted[file]
+                if (file, m.name) not in found or (check.again and not found[file, m.name]["by"])
+            ]
+            if left and time.monotonic() < end:
+                unchanged = worker.failing(
+                    file, (PACKAGE / file).read_text(), TESTS[file], timeout=10 * check.timeout
+                )
+                if unchanged:
+                    raise RuntimeError(f"without any slip, {unchanged} fails")
+            for m in left:
+                if time.monotonic() > end:
+                    break
+                start = time.monotonic()
+                by = worker.failing(file, m.text, TESTS[file], timeout=check.timeout)
+                seconds = round(time.monotonic() - start, 1)
+                found[file, m.name] = {
+                    "file": file,
+                    "line": m.line,
+                    "name": m.name,
+                    "by": by,
+                    "seconds": seconds,
+                }
+                with check.results.open("a") as results:
+                    results.write(json.dumps(found[file, m.name]) + "\n")
+                console.print(
+                    escape(f"{seconds:5.1f} s  {file}:{m.line} {m.name[:90]}  {by or 'NOT NOTICED'}"),
+                    soft_wrap=True,
+                )
+    return report(console, files, wanted, found)
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Check, description=__doc__)))
