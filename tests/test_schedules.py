@@ -72,6 +72,7 @@ def test_no_agent_has_two_owners_and_all_are_owned(algorithm, n, seed):
     stages, pipelines = schedule.owners.shape
     assert masks.shape == schedule.weights.shape == (stages, pipelines, n)
     assert schedule.gated.shape == (stages,)
+    assert masks.dtype == bool
     assert schedule.scale.shape == schedule.clip.shape == (stages, pipelines)
     assert (masks.sum(-1) == 1).all()
     assert (masks.sum(1) <= 1).all()

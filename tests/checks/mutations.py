@@ -98,6 +98,8 @@ def _children(node: ast.AST) -> Iterator[ast.AST]:
             return
         case ast.Expr(ast.Constant()) | ast.Call(ast.Attribute(ast.Name("chex"))):
             return
+        case ast.keyword(arg) if arg in KEPT:
+            return
         case ast.FunctionDef():
             deleted = {name.id for stmt in node.body if isinstance(stmt, ast.Delete) for name in stmt.targets}
             every = node.args.posonlyargs + node.args.args
