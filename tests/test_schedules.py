@@ -152,6 +152,24 @@ def test_a_single_agent_is_exchanged_with_nobody():
     assert schedule.owners.tolist() == [[0], [0]]
 
 
+def test_pipelines_in_the_order_of_their_agents():
+    n = 5
+    schedule = make_algorithm("fp3o", split="dirichlet").schedule(jax.random.key(0), n)
+    schedule = schedule._replace(
+        scale=schedule.scale * np.array([[1.0], [2.0]]), clip=np.random.default_rng(0).random((2, n))
+    )
+    ours = schedule.in_agent_order()
+    assert ours.owners is None and (ours.gated == schedule.gated).all()
+    for stage, pipeline in np.ndindex(2, n):
+        agent = schedule.owners[stage, pipeline]
+        for name in ("weights", "scale", "clip"):
+            assert_array_equal(
+                getattr(ours, name)[stage, agent], getattr(schedule, name)[stage, pipeline], err_msg=name
+            )
+    happo = make_algorithm("happo").schedule(jax.random.key(0), n)
+    assert happo.in_agent_order() is happo
+
+
 def test_selection_by_a_function():
     schedule, _ = draw("fp3o", 4, selection=lambda key, owners: owners[::-1])
     assert list(schedule.owners[1]) == list(schedule.owners[0][::-1])

@@ -1,5 +1,7 @@
 """What follows from who shares what, against definitions in NumPy."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,11 +11,12 @@ from finite import assert_allclose, assert_array_equal
 from fp3o_jax.team.sharing import (
     Sharing,
     active_groups,
+    agent_params,
+    loss_scale,
     make_sharing,
-    sample_shares,
+    put,
+    set_agent_params,
     take,
-    weights_of,
-    with_weights,
 )
 
 #: Agents 0, 1 and 3 are tied to one another, the first two by their trunk, 1 and 3 by their head.
@@ -30,11 +33,11 @@ def test_components_are_what_is_tied_by_trunk_or_head():
     assert Sharing((0, 1, 2, 1), (0, 1, 1, 2)).component == (0, 1, 1, 1)
 
 
-@pytest.mark.parametrize(("name", "apart"), [("full", False), ("partial", False), ("none", True)])
-def test_apart(name, apart):
-    assert make_sharing(name, None, 3).apart == apart
-    assert make_sharing(name, None, 1).apart
-    assert not TIED.apart
+@pytest.mark.parametrize(("name", "alone"), [("full", False), ("partial", False), ("none", True)])
+def test_who_shares_nothing(name, alone):
+    assert make_sharing(name, None, 3).independent == alone
+    assert make_sharing(name, None, 1).independent
+    assert not TIED.independent
 
 
 def test_a_head_s_rate_is_by_the_number_of_means_over_that_of_its_owners():
@@ -58,40 +61,36 @@ def test_groups_default_to_the_trunk_s():
     assert (ours.trunk, ours.head) == ((0, 0, 1), (0, 0, 1))
 
 
-def shares(mask, kept, component, pooled):
-    """[P, ...], agent by agent."""
-    out = np.zeros(mask.shape)
-    for i in np.flatnonzero(kept):
-        tied = [k for k in np.flatnonzero(kept) if component[k] == component[i]]
+def scales(living, active, component, pooled):
+    """[P], row by row."""
+    out = np.zeros(len(living))
+    for i in np.flatnonzero(active):
+        tied = [k for k in np.flatnonzero(active) if component[k] == component[i]]
         if pooled:
-            out[i] = mask[i] / max(1.0, sum(mask[k].sum() for k in tied))
+            out[i] = 1 / max(1.0, sum(living[k] for k in tied))
         else:
-            out[i] = mask[i] / max(1.0, mask[i].sum()) / len(tied)
+            out[i] = 1 / max(1.0, living[i]) / len(tied)
     return out
 
 
 @pytest.mark.parametrize("agents", [None, [1, 2, 3, 0], [3, 2], [2]])
 @pytest.mark.parametrize("pooled", [False, True])
-def test_shares_of_samples_are_those_of_means(pooled, agents):
-    rng = np.random.default_rng(0)
+def test_scales_of_losses_make_means(pooled, agents):
     rows = list(range(4)) if agents is None else agents
-    component = [TIED.component[i] for i in rows]
-    mask = (rng.random((len(rows), 3, 5)) < 0.6).astype(np.float32)
-    mask[-1] = 0.0
-    mask[-1, 2, 4] = 1.0
-    kept = np.ones(len(rows), np.float32)
-    given = None if agents is None else np.array(agents)
-    ours_of = jax.jit(sample_shares, static_argnums=(2, 3))
-    for resting in (None, 0, slice(None)):
-        if resting is not None:
-            kept[resting] = 0.0
-        ours = ours_of(mask, kept, TIED.component, pooled, given)
-        assert_allclose(ours, shares(mask, kept, component, pooled), rtol=1e-6)
-    # A row without samples has nothing to share out.
-    mask[0] = 0.0
-    kept[:] = 1.0
-    ours = ours_of(mask, kept, TIED.component, pooled, given)
-    assert_allclose(ours, shares(mask, kept, component, pooled), rtol=1e-6)
+    sharing, given = dataclasses.replace(TIED, pooled=pooled), None if agents is None else np.array(agents)
+    component = [sharing.component[i] for i in rows]
+    scale_of = jax.jit(loss_scale, static_argnums=2)
+    # The last row has a single sample; then the first row rests, or has none, or nobody has anything to do.
+    living, ones = np.array([7.0, 4.0, 5.0, 1.0][-len(rows) :], np.float32), np.ones(len(rows), np.float32)
+    first = np.eye(len(rows), dtype=np.float32)[0]
+    for samples, active in [
+        (living, ones),
+        (living, ones - first),
+        (living * (1 - first), ones),
+        (living, 0 * ones),
+    ]:
+        ours = scale_of(samples, active, sharing, given)
+        assert_allclose(ours, scales(samples, active, component, pooled), rtol=1e-6)
 
 
 def test_groups_that_a_running_pipeline_owns():
@@ -100,14 +99,20 @@ def test_groups_that_a_running_pipeline_owns():
     assert list(active_groups(TIED.trunk, jnp.array([0.0, 1.0]), jnp.array([0, 1]))) == [1, 0, 0]
 
 
-def test_weights_of_agents_and_back():
+def test_agent_params_agents_and_back():
     tree = {"trunk": {"w": np.arange(6.0).reshape(3, 2)}, "head": {"w": 10.0 + np.arange(3)}}
     tree = jax.tree.map(jnp.asarray, tree)
     agents = jnp.array([3, 2])
-    ours = weights_of(tree, TIED, agents)
+    ours = agent_params(tree, TIED, agents)
     assert_array_equal(ours["trunk"]["w"], [[4, 5], [2, 3]])
     assert_array_equal(ours["head"]["w"], [11, 12])
-    new = with_weights(tree, TIED, agents, jax.tree.map(lambda x: -x, ours))
+    new = set_agent_params(tree, TIED, agents, jax.tree.map(lambda x: -x, ours))
     assert_array_equal(new["trunk"]["w"], [[0, 1], [-2, -3], [-4, -5]])
     assert_array_equal(new["head"]["w"], [10, -11, -12])
     assert take(tree, None) is tree
+
+
+def test_rows_are_put_where_their_agents_are():
+    x, rows = jnp.arange(3.0), jnp.array([7.0, 8.0])
+    assert_array_equal(put(x, jnp.array([2, 0]), rows), [8.0, 1.0, 7.0])
+    assert put(x, None, rows) is rows

@@ -61,7 +61,8 @@ TESTS = {
     "team/optimizer.py": ("tests/test_optimizer.py", *_WHOLE),
     "team/sharing.py": ("tests/test_sharing.py", "tests/test_networks.py", *_WHOLE),
     "method/batch.py": _UPDATE,
-    "method/optimise.py": _UPDATE,
+    "method/descent.py": _UPDATE,
+    "team/subteams.py": _UPDATE,
     "method/update.py": _UPDATE,
 }
 
