@@ -44,8 +44,12 @@ PACKAGE = ROOT / "src" / "fp3o_jax"
 EQUIVALENT = tomllib.loads((Path(__file__).parent / "equivalent_mutations.toml").read_text())
 
 _LIVING = "tests/test_dead_agents.py::test_statistics_are_those_of_the_living"
-_WHOLE = ("tests/test_numpy_updates.py",)
-_UPDATE = (*_WHOLE, "tests/test_update.py", "tests/test_dead_agents.py", "tests/test_family.py")
+_UPDATE = (
+    *("tests/test_batch.py", "tests/test_stage.py"),
+    "tests/test_numpy_updates.py::test_a_whole_update_is_numpys",
+    "tests/test_numpy_updates.py::test_with_the_defaults_of_its_authors",
+    "tests/test_update.py",
+)
 #: file -> arguments of pytest for the tests that concern it, those first that are cheap and notice much.
 TESTS = {
     "method/losses.py": (
@@ -57,9 +61,15 @@ TESTS = {
         *("-k", "gae or correction or advantages or traces or normali or rewards or statistics"),
     ),
     "method/normalization.py": ("tests/test_mathematics.py", "-k", "value_norm"),
-    "method/schedules.py": ("tests/test_schedules.py", *_WHOLE),
-    "team/optimizer.py": ("tests/test_optimizer.py", *_WHOLE),
-    "team/sharing.py": ("tests/test_sharing.py", "tests/test_networks.py", *_WHOLE),
+    "method/schedules.py": ("tests/test_schedules.py",),
+    "team/optimizer.py": ("tests/test_optimizer.py",),
+    "team/sharing.py": (
+        "tests/test_sharing.py",
+        "tests/test_networks.py::test_sharing_is_a_partition",
+        "tests/test_networks.py::test_groups_by_hand",
+        "tests/test_networks.py::test_critics_are_shared_apart_from_actors",
+        "tests/test_networks.py::test_every_agent_uses_the_weights_of_its_group",
+    ),
     "method/batch.py": _UPDATE,
     "method/descent.py": _UPDATE,
     "team/subteams.py": _UPDATE,
@@ -146,18 +156,18 @@ def forget_modules() -> None:
             del sys.modules[name]
 
 
-def first_failure(file: str, text: str, tests: tuple[str, ...]) -> str:
-    """The first test that fails with ``text`` in place of the file's; "" if none does."""
+def first_failure(slip: tuple[str, str] | None, tests: tuple[str, ...]) -> str:
+    """The first test that fails with a file's other text; "" if none does."""
     import jax
     import pytest
 
     forget_modules()
-    instead, first = Instead(file, text), First()
-    sys.meta_path.insert(0, instead)
+    first, finders = First(), list(sys.meta_path)
+    sys.meta_path[:0] = [Instead(*slip)] if slip else []
     # Operations that were compiled for the slip before are those of the next one.
     with mock.patch.object(jax, "clear_caches"):
         status = pytest.main(["-x", "-p", "no:cacheprovider", "-p", "no:xdist", *tests], plugins=[first])
-    sys.meta_path.remove(instead)
+    sys.meta_path[:] = finders
     return first.failed or (f"pytest ends with {int(status)}" if status else "")
 
 
@@ -239,11 +249,11 @@ def run(check: Check, console: Console, wanted: dict, found: dict) -> None:
     prepare()
     worker, end = Worker(), time.monotonic() + 60 * (check.minutes or 1e9)
 
-    def record(file: str, name: str, line: int, text: str, timeout: float, **more: str) -> dict:
-        start = time.monotonic()
-        by = worker.failing(file, text, TESTS[file], timeout=timeout)
+    def record(name: str, line: int, slip: tuple[str, str] | None, tests: tuple, timeout: float) -> dict:
+        start, file = time.monotonic(), slip[0] if slip else ""
+        by = worker.failing(slip, tests, timeout=timeout)
         seconds = round(time.monotonic() - start, 1)
-        row = {"file": file, "line": line, "name": name, "by": by, "seconds": seconds, **more}
+        row = {"file": file, "line": line, "name": name, "by": by, "seconds": seconds}
         found[file, name] = row
         with check.results.open("a") as results:
             results.write(json.dumps(row) + "\n")
@@ -259,14 +269,15 @@ def run(check: Check, console: Console, wanted: dict, found: dict) -> None:
             continue
         sources = sorted((*PACKAGE.rglob("*.py"), *(ROOT / "tests").glob("*.py")))
         digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
-        unchanged = found.get((file, ""))
-        if unchanged is None or unchanged["digest"] != digest:
-            unchanged = record(file, "", 0, (PACKAGE / file).read_text(), 3600.0, digest=digest)
+        # Files with the same tests have one run of them without any slip.
+        name = f"{digest[:12]} {' '.join(TESTS[file])}"
+        unchanged = found.get(("", name)) or record(name, 0, None, TESTS[file], 3600.0)
         if unchanged["by"]:
             raise RuntimeError(f"without any slip, {unchanged['by']} fails")
         for m in left:
             if time.monotonic() < end:
-                record(file, m.name, m.line, m.text, 60.0 + check.patience * unchanged["seconds"])
+                timeout = 60.0 + check.patience * unchanged["seconds"]
+                record(m.name, m.line, (file, m.text), TESTS[file], timeout)
     worker.stop()
 
 
