@@ -43,7 +43,6 @@ PACKAGE = ROOT / "src" / "fp3o_jax"
 #: file -> slip -> why nothing changes.
 EQUIVALENT = tomllib.loads((Path(__file__).parent / "equivalent_mutations.toml").read_text())
 
-_LIVING = "tests/test_dead_agents.py::test_statistics_are_those_of_the_living"
 _UPDATE = (
     *("tests/test_batch.py", "tests/test_stage.py"),
     "tests/test_numpy_updates.py::test_a_whole_update_is_numpys",
@@ -53,12 +52,12 @@ _UPDATE = (
 #: file -> arguments of pytest for the tests that concern it, those first that are cheap and notice much.
 TESTS = {
     "method/losses.py": (
-        *("tests/test_mathematics.py", _LIVING),
-        *("-k", "surrogate or value_loss or huber or explained or means or statistics"),
+        "tests/test_mathematics.py",
+        *("-k", "surrogate or value_loss or huber or explained or means"),
     ),
     "method/advantages.py": (
-        *("tests/test_mathematics.py", _LIVING),
-        *("-k", "gae or correction or advantages or traces or normali or rewards or statistics"),
+        "tests/test_mathematics.py",
+        *("-k", "gae or correction or advantages or traces or normalis or rewards"),
     ),
     "method/normalization.py": ("tests/test_mathematics.py", "-k", "value_norm"),
     "method/schedules.py": ("tests/test_schedules.py",),
@@ -96,7 +95,7 @@ class Check:
     list: bool = False
     """show what has been found, and run nothing"""
     results: Path = Path(tempfile.gettempdir()) / "fp3o-jax-mutations.jsonl"
-    """where results are kept"""
+    """where results are kept; what pytest said last is in the .log beside it"""
 
 
 class Instead(importlib.abc.MetaPathFinder, importlib.abc.SourceLoader):
@@ -171,11 +170,11 @@ def first_failure(slip: tuple[str, str] | None, tests: tuple[str, ...]) -> str:
     return first.failed or (f"pytest ends with {int(status)}" if status else "")
 
 
-def serve(connection: Connection) -> None:
+def serve(connection: Connection, log: Path) -> None:
     """Answers questions until there are no more."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 1)
-    os.dup2(null, 2)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
     while True:
         connection.send(first_failure(*connection.recv()))
 
@@ -183,15 +182,15 @@ def serve(connection: Connection) -> None:
 class Worker:
     """A process that makes slips, one after another, and keeps its programs; another if it hangs or dies."""
 
-    def __init__(self):
-        self.process, self.served = None, 0
+    def __init__(self, log: Path):
+        self.log, self.process, self.served = log, None, 0
 
     def failing(self, *question: object, timeout: float) -> str:
         """What `first_failure` says, or what happened to the process."""
         if self.process is None or self.served == 30:  # Thousands of programs are too many for a process.
             self.stop()
             ours, theirs = multiprocessing.Pipe()
-            self.process = FORK.Process(target=serve, args=(theirs,), daemon=True)
+            self.process = FORK.Process(target=serve, args=(theirs, self.log), daemon=True)
             self.process.start()
             self.connection, self.served = ours, 0
             theirs.close()
@@ -247,7 +246,7 @@ def report(console: Console, files: list[str], wanted: dict, found: dict) -> int
 def run(check: Check, console: Console, wanted: dict, found: dict) -> None:
     """Makes the slips that are left, as long as there is time; adds to ``found`` and to the results."""
     prepare()
-    worker, end = Worker(), time.monotonic() + 60 * (check.minutes or 1e9)
+    worker, end = Worker(check.results.with_suffix(".log")), time.monotonic() + 60 * (check.minutes or 1e9)
 
     def record(name: str, line: int, slip: tuple[str, str] | None, tests: tuple, timeout: float) -> dict:
         start, file = time.monotonic(), slip[0] if slip else ""
@@ -273,7 +272,8 @@ def run(check: Check, console: Console, wanted: dict, found: dict) -> None:
         name = f"{digest[:12]} {' '.join(TESTS[file])}"
         unchanged = found.get(("", name)) or record(name, 0, None, TESTS[file], 3600.0)
         if unchanged["by"]:
-            raise RuntimeError(f"without any slip, {unchanged['by']} fails")
+            console.print(f"{file} is left out: without any slip, {unchanged['by']} fails", style="red")
+            continue
         for m in left:
             if time.monotonic() < end:
                 timeout = 60.0 + check.patience * unchanged["seconds"]
