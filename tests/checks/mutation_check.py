@@ -133,6 +133,7 @@ def prepare() -> None:
     sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
     cache = platformdirs.user_cache_path("fp3o-jax") / "mutations"
     os.environ |= {"JAX_PLATFORMS": "cpu", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # Looking for plugins takes longer than many a test.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     import hypothesis
     import pytest  # noqa: F401
@@ -149,9 +150,9 @@ def prepare() -> None:
 
 def forget_modules() -> None:
     """The package and its tests are imported anew."""
+    ours = (str(PACKAGE), str(ROOT / "tests"))
     for name, module in list(sys.modules.items()):
-        file = Path(getattr(module, "__file__", None) or "/")
-        if PACKAGE in file.parents or file.parent == ROOT / "tests":
+        if name != "__main__" and (getattr(module, "__file__", None) or "").startswith(ours):
             del sys.modules[name]
 
 
@@ -165,7 +166,10 @@ def first_failure(slip: tuple[str, str] | None, tests: tuple[str, ...]) -> str:
     sys.meta_path[:0] = [Instead(*slip)] if slip else []
     # Operations that were compiled for the slip before are those of the next one.
     with mock.patch.object(jax, "clear_caches"):
-        status = pytest.main(["-x", "-p", "no:cacheprovider", "-p", "no:xdist", *tests], plugins=[first])
+        status = pytest.main(
+            ["-x", "-p", "no:cacheprovider", "-p", "no:unraisableexception", "--tb=short", *tests],
+            plugins=[first],
+        )
     sys.meta_path[:] = finders
     return first.failed or (f"pytest ends with {int(status)}" if status else "")
 
@@ -187,7 +191,7 @@ class Worker:
 
     def failing(self, *question: object, timeout: float) -> str:
         """What `first_failure` says, or what happened to the process."""
-        if self.process is None or self.served == 30:  # Thousands of programs are too many for a process.
+        if self.process is None or self.served == 50:  # Thousands of programs are too many for a process.
             self.stop()
             ours, theirs = multiprocessing.Pipe()
             self.process = FORK.Process(target=serve, args=(theirs, self.log), daemon=True)
