@@ -33,7 +33,7 @@ import platformdirs
 import tyro
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from mutations import Mutation, mutations
 
@@ -225,19 +225,16 @@ def drawn(file: str, seed: int, count: int) -> list[Mutation]:
 
 def report(console: Console, files: list[str], wanted: dict, found: dict) -> int:
     """Prints what was found of what is wanted; 1 if it is not enough."""
-    table = Table("file", "slips", "noticed", "not noticed", "seconds for each", "that change nothing")
+    table = Table(
+        *(Column(name, no_wrap=True) for name in ("file", "slips", "noticed", "not", "seconds each"))
+    )
     total = noticed = 0
     for file in files:
         rows = [found[file, m.name] for m in wanted[file] if (file, m.name) in found]
         caught = sum(bool(row["by"]) for row in rows)
         total, noticed = total + len(rows), noticed + caught
         seconds = sum(row["seconds"] for row in rows) / max(len(rows), 1)
-        table.add_row(
-            file,
-            *map(str, (len(rows), caught, len(rows) - caught)),
-            f"{seconds:.1f}",
-            str(len(EQUIVALENT.get(file, ()))),
-        )
+        table.add_row(file, *map(str, (len(rows), caught, len(rows) - caught)), f"{seconds:.1f}")
     console.print(table)
     for file in files:
         for m in wanted[file]:
