@@ -147,7 +147,7 @@ def test_tests_that_fidelity_names_exist():
 
 
 def test_smoke_grid(capsys, monkeypatch):
-    script = str(ROOT / "experiments" / "smoke_grid.py")
+    script = str(ROOT / "tests" / "checks" / "smoke_grid.py")
     args = ["--envs", "matrix/climbing", "--algorithms", "fp3o", "--sharings", "partial", "--recurrent", "no"]
     monkeypatch.setattr(sys, "argv", [script, *args])
     with pytest.raises(SystemExit) as stop:
@@ -163,7 +163,7 @@ def test_learning_rates(tmp_path, capsys):
 
 
 def test_deliberate_errors_fit_the_code():
-    module = runpy.run_path(str(ROOT / "experiments" / "deliberate_errors.py"))
+    module = runpy.run_path(str(ROOT / "tests" / "checks" / "deliberate_errors.py"))
     assert len(module["MISTAKES"]) >= 5
     for name, mistake in module["MISTAKES"].items():
         assert (module["PACKAGE"] / mistake.file).read_text().count(mistake.right) == 1, name

@@ -1,5 +1,8 @@
 """Advantages, losses and normalisation against float64 NumPy, written from the formulas."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -19,6 +22,12 @@ from fp3o_jax.method.advantages import (
 )
 
 seeds = st.integers(0, 2**31 - 1)
+#: Once for all examples: a scan outside of a compiled function is compiled at every call.
+compiled = functools.cache(jax.jit)
+
+
+def estimate(*inputs):
+    return gae(td_errors(*inputs))
 
 
 def gae_numpy(rewards, values, following, terminated, done, gamma, lam):
@@ -46,7 +55,7 @@ def test_gae(seed):
     terminated = done & (rng.random(done.shape) < 0.5)
     inputs = (rewards, values, following, terminated, done, 0.97, 0.9)
     expected = gae_numpy(*inputs)
-    ours = gae(td_errors(*(jnp.asarray(x) for x in inputs)))
+    ours = compiled(estimate)(*inputs)
     assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -65,9 +74,7 @@ def test_preceding_agent_correction(seed):
     n, steps, num_envs = 2, 7, 3
     delta, log_weight = rng.normal(size=(2, n, steps, num_envs))
     decay = 0.9 * (rng.random((steps, num_envs)) > 0.2)
-    ours = preceding_agent_correction(
-        TDErrors(jnp.asarray(delta), jnp.asarray(decay)), jnp.asarray(log_weight)
-    )
+    ours = np.asarray(compiled(preceding_agent_correction)(TDErrors(delta, decay), log_weight))
     weight = np.minimum(1.0, np.exp(log_weight))
     for i, t, b in np.ndindex(n, steps, num_envs):
         expected = sum(
@@ -75,8 +82,9 @@ def test_preceding_agent_correction(seed):
             for k in range(steps - t)
         )
         assert_allclose(ours[i, t, b], expected, rtol=1e-4, atol=1e-5)
-    plain = TDErrors(jnp.asarray(delta), jnp.asarray(decay))
-    assert_array_equal(preceding_agent_correction(plain, jnp.zeros(delta.shape)), gae(plain))
+    plain = TDErrors(delta, decay)
+    unmoved = compiled(preceding_agent_correction)(plain, np.zeros(delta.shape))
+    assert_array_equal(unmoved, compiled(gae)(plain))
 
 
 @given(seeds)
@@ -149,6 +157,20 @@ def test_explained_variance():
     assert losses.explained_variance(jnp.zeros(4), targets, mask) == pytest.approx(0.0, abs=1e-6)
 
 
+def test_means_of_few_samples():
+    """Of one alone it is that one; of none it is 0."""
+    x = jnp.array([3.0, np.nan, np.nan])
+    assert losses.masked_mean(x, jnp.array([1.0, 0.0, 0.0])) == 3.0
+    assert losses.masked_mean(x, jnp.zeros(3)) == 0.0
+
+
+def test_explained_variance_where_there_is_nothing_to_explain():
+    targets, mask = jnp.full(4, 2.0), jnp.ones(4)
+    assert losses.explained_variance(jnp.full(4, 5.0), targets, mask) == 1.0
+    wrong = losses.explained_variance(jnp.array([1.0, 2.0, 2.0, 2.0]), targets, mask)
+    assert wrong == pytest.approx(1 - 0.1875 / 1e-8)
+
+
 def test_value_norm():
     rng = np.random.default_rng(0)
     groups = np.array([0, 0, 1])
@@ -198,6 +220,46 @@ def test_value_norm_keeps_a_small_deviation_beside_a_large_mean(seed, offset):
     assert_allclose(ours[1], std, rtol=2e-3)
 
 
+def test_value_norm_pools_batches_of_different_means():
+    """Batches of different sizes, for one critic a single sample each; a batch counts by its age alone."""
+    rng = np.random.default_rng(0)
+    groups, stats, batches = np.array([0, 1, 0]), normalization.init(2), [[], []]
+    for mean in (3.0, -40.0, 0.5):
+        targets = rng.normal(mean, 1.0 + abs(mean) / 9, (3, 4, 5)) * np.array([1, 7, 1])[:, None, None]
+        mask = rng.random(targets.shape) < 0.6
+        mask[1] = False
+        mask[1, 2, 3] = True
+        stats = normalization.update(stats, *map(jnp.asarray, (targets, mask.astype(float), groups)))
+        batches[0].append(targets[[0, 2]][mask[[0, 2]]])
+        batches[1].append(targets[1][mask[1]])
+    mean, std = normalization.moments(stats, jnp.asarray(groups))
+    age = 0.99999 ** np.arange(3)[::-1]
+    for agent, group in enumerate(groups):
+        first = np.average([x.mean() for x in batches[group]], weights=age)
+        second = np.average([(x**2).mean() for x in batches[group]], weights=age)
+        assert_allclose(mean[agent], first, rtol=1e-5)
+        assert_allclose(std[agent], np.sqrt(second - first**2), rtol=1e-5)
+    assert_allclose(stats.weight, 1 - 0.99999**3, rtol=1e-4)
+
+
+def test_value_norm_of_more_samples_than_a_sum_can_tell_apart():
+    """Their sum in float32 is off by more than their deviation."""
+    targets = (1e6 + np.random.default_rng(0).normal(0, 1.5, (1, 400, 500))).astype(np.float32)
+    stats = normalization.update(
+        normalization.init(1), jnp.asarray(targets), jnp.ones(targets.shape), jnp.zeros(1, int)
+    )
+    mean, std = normalization.moments(stats, jnp.zeros(1, int))
+    assert_allclose(mean, targets.astype(float).mean(), rtol=0, atol=0.1)
+    assert_allclose(std, targets.astype(float).std(), rtol=1e-3)
+
+
+def test_value_norm_divides_by_no_less_than_a_tenth():
+    stats = normalization.update(
+        normalization.init(1), jnp.full((1, 4), 5.0), jnp.ones((1, 4)), jnp.zeros(1, int)
+    )
+    assert_allclose(normalization.moments(stats, jnp.zeros(1, int)), [[5.0], [0.1]], rtol=1e-6)
+
+
 def test_value_norm_of_a_critic_without_samples_stays():
     stats = normalization.init(2)
     groups = jnp.array([0, 1])
@@ -215,8 +277,7 @@ def test_the_traces_of_a2pos_code(seed, name):
     steps, num_envs, lam = 7, 3, 0.8
     delta, log_weight = rng.normal(size=(2, 1, steps, num_envs))
     decay = 0.9 * (rng.random((steps, num_envs)) > 0.2)
-    errors = TDErrors(jnp.asarray(delta), jnp.asarray(decay))
-    ours = TRACES[name](errors, jnp.asarray(log_weight), lam)
+    ours = np.asarray(compiled(TRACES[name])(TDErrors(delta, decay), log_weight, lam))
     for t, b in np.ndindex(steps, num_envs):
         expected, kept, decayed = delta[0, t, b], 1.0, 1.0
         for later in range(t + 1, steps):
@@ -234,6 +295,34 @@ def test_joint_normalisation_is_over_all_living_samples():
     living = advantages[alive]
     assert_allclose(ours, (advantages - living.mean()) / (living.std() + 1e-5), rtol=1e-4, atol=1e-5)
     assert not normalize_advantages(jnp.asarray(advantages), jnp.zeros(alive.shape), "joint").any()
+
+
+def test_small_advantages_are_divided_by_their_deviation_and_no_less_than_the_floor():
+    advantages = 1e-5 * np.array([[1.0, -1.0, 3.0, 7.0], [2.0, 0.0, 0.0, 0.0]])
+    alive = np.array([[1.0, 1.0, 1.0, 0.0], [1.0, 0.0, 0.0, 0.0]])
+    ours = normalize_advantages(jnp.asarray(advantages), jnp.asarray(alive))
+    living = advantages[0, :3]
+    assert_allclose(ours[0, :3], (living - living.mean()) / (living.std() + 1e-5), rtol=1e-4)
+    # A single sample is its own mean.
+    assert ours[1, 0] == 0
+
+
+def test_each_agent_s_own_rewards():
+    rng = np.random.default_rng(0)
+    rewards, values, following = rng.normal(size=(3, 2, 6, 3))
+    done = rng.random((6, 3)) < 0.3
+    for i in range(2):
+        own = rewards[i], values[i : i + 1], following[i : i + 1]
+        expected = gae_numpy(*own, done, done, 0.9, 0.8)
+        ours = compiled(estimate)(rewards, values, following, done, done, 0.9, 0.8)
+        assert_allclose(ours[i], expected[0], rtol=1e-4, atol=1e-5)
+
+
+def test_relative_advantages_of_few_samples():
+    """Values that all agents share; one agent has a single living sample, and one value is nearly 0."""
+    advantages, values = jnp.array([[2.0, 9.0, -3.0], [4.0, 5.0, 6.0]]), jnp.array([[4.0, 0.0, 1e-9]])
+    alive = jnp.array([[1.0, 0.0, 0.0], [1.0, 0.0, 1.0]])
+    assert_allclose(relative_advantage(advantages, values, alive), [0.5, (1.0 + 6.0e8) / 2], rtol=1e-5)
 
 
 def test_relative_advantages_are_of_living_samples():

@@ -435,7 +435,7 @@ def test_outside_the_main_thread(tmp_path):
 
 def test_kill_check(monkeypatch, capsys):
     """Killed for real, in processes of their own; the script does so as often as one likes."""
-    script = str(ROOT / "experiments" / "kill_check.py")
+    script = str(ROOT / "tests" / "checks" / "kill_check.py")
     settings = "--env matrix/climbing --num-seeds 2 --num-envs 4 --rollout-length 8 --hidden-size 8"
     args = ["--kills", "3", "--updates", "40", "--longest", "2", f"--settings={settings}"]
     monkeypatch.setattr(sys, "argv", [script, *args])

@@ -1,7 +1,7 @@
 """Kills a run again and again, resumes it until it ends, and compares it with one that was never stopped.
 
-    python experiments/kill_check.py --kills 20
-    python experiments/kill_check.py --kills 5 --signal SIGTERM
+    python tests/checks/kill_check.py --kills 20
+    python tests/checks/kill_check.py --kills 5 --signal SIGTERM
 
 Each run saves its state after every update, so that kills also fall into the writing of checkpoints. At the
 end its parameters, optimiser, environments and keys must be the uninterrupted run's bit by bit, and so must

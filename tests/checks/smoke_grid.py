@@ -1,7 +1,7 @@
 """Trains every algorithm under every sharing for a few updates and checks that all numbers are finite.
 
-    python experiments/smoke_grid.py --envs matrix/climbing mpe/simple_spread
-    python experiments/smoke_grid.py --envs smax/3s5z --recurrent both
+    python tests/checks/smoke_grid.py --envs matrix/climbing mpe/simple_spread
+    python tests/checks/smoke_grid.py --envs smax/3s5z --recurrent both
 
 Prints a line per combination; the exit status is 1 if anything was not finite. Most of the time is
 compilation: XLA_FLAGS=--xla_backend_optimization_level=0 makes a large grid faster to check.

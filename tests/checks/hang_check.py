@@ -1,7 +1,7 @@
 """Runs the program that deadlocks jaxlib 0.10's CPU backend again and again, each time in a new process.
 
-    python experiments/hang_check.py --runs 20              # guarded, as everybody has it
-    python experiments/hang_check.py --runs 4 --unguarded   # what happens without the guard
+    python tests/checks/hang_check.py --runs 20              # guarded, as everybody has it
+    python tests/checks/hang_check.py --runs 4 --unguarded   # what happens without the guard
 
 Four vmapped seeds of FP3O with networks of each agent's own on SMAX 3m, 64 environments, 128 steps. A run
 that has not ended after ``--timeout`` seconds counts as hung. The exit status is the number of hung runs.

@@ -1,6 +1,6 @@
 """Puts one error at a time into a copy of the package and shows which tests notice.
 
-    python experiments/deliberate_errors.py
+    python tests/checks/deliberate_errors.py
 
 Each error is small, and such that training would still run and probably learn. The exit status is the number
 of errors that no test noticed.
@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "fp3o_jax"
 
 
@@ -43,18 +43,18 @@ def of_family(record: str) -> tuple[str, ...]:
 MISTAKES = {
     "the dependent step takes another pipeline's weights": Mistake(
         "method/update.py",
-        "log_weight = joint(weights, log_rho)",
-        "log_weight = joint(weights[::-1], log_rho)",
+        "log_weight = joint_log_ratio(weights, log_rho)",
+        "log_weight = joint_log_ratio(weights[::-1], log_rho)",
     ),
     "ratios relative to the intermediate policies": Mistake(
         "method/update.py",
-        "rows = batch.of_agents(agents)\n",
-        "rows = batch.replace(log_prob=batch.log_prob + log_rho).of_agents(agents)\n",
+        "rows = batch.of_agents(owners)\n",
+        "rows = batch.replace(log_prob=batch.log_prob + log_rho).of_agents(owners)\n",
     ),
     "the policy loss counts dead agents": Mistake(
-        "method/optimise.py",
-        "sample_shares(alive, kept, sharing.component,",
-        "sample_shares(jnp.ones_like(alive), kept, sharing.component,",
+        "method/descent.py",
+        "part.alive * active, part.alive * scale",
+        "part.alive * active, jnp.ones_like(part.alive) * scale",
     ),
     "heads learn as slowly as trunks": Mistake(
         "team/sharing.py",
@@ -63,8 +63,8 @@ MISTAKES = {
     ),
     "entropy is a penalty": Mistake(
         "method/update.py",
-        "(surrogate + hp.entropy_coef * entropy)",
-        "(surrogate - hp.entropy_coef * entropy)",
+        "(objective + hp.entropy_coef * entropy)",
+        "(objective - hp.entropy_coef * entropy)",
     ),
     "HAPPO without the factor of the agents before": Mistake(
         "method/schedules.py",
@@ -74,8 +74,8 @@ MISTAKES = {
     ),
     "HARL's factor relative to the behaviour policy, from the states of chunks": Mistake(
         "method/update.py",
-        'if algorithm.ratios == "stage":',
-        'if algorithm.ratios == "stages":',
+        'if self.algorithm.ratios == "behaviour":',
+        'if self.algorithm.ratios != "never":',
         of_family("happo_discrete_shared or happo_discrete_recurrent_7"),
     ),
     "HAPPO's critic is fitted in every stage": Mistake(
@@ -85,9 +85,9 @@ MISTAKES = {
         of_family("happo_discrete_clipped"),
     ),
     "critics count the living alone where their authors count all": Mistake(
-        "method/update.py",
-        "batch.alive if batch.valued is None else batch.valued",
-        "batch.alive",
+        "method/batch.py",
+        "self if self.valued is None else self.replace(alive=self.valued)",
+        "self",
         of_family("happo_discrete_clipped or coppo_discrete_7"),
     ),
     "A2PO's clip range does not grow": Mistake(
@@ -122,8 +122,8 @@ MISTAKES = {
     ),
     "the agents before keep GAE's advantages in the normalisation": Mistake(
         "method/update.py",
-        "normalize_advantages(corrected, ",
-        "normalize_advantages(as_sequences(gae(batch.errors), batch.alive.shape[1]).at[agents].set(anew), ",
+        "normalize_advantages(advantage, ",
+        "normalize_advantages(as_sequences(gae(given.errors), alive.shape[1]).at[owners].set(anew), ",
         of_family("a2po_discrete_clipped"),
     ),
     "the fast trace caps each ratio instead of their product": Mistake(
