@@ -13,6 +13,7 @@ slips that change anything were noticed.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.abc
@@ -174,13 +175,15 @@ def first_failure(slip: tuple[str, str] | None, tests: tuple[str, ...]) -> str:
     return first.failed or (f"pytest ends with {int(status)}" if status else "")
 
 
-def serve(connection: Connection, log: Path) -> None:
-    """Answers questions until there are no more."""
+def serve(connection: Connection, theirs: Connection, log: Path) -> None:
+    """Answers questions until there is nobody to ask any more."""
+    theirs.close()
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(file, 1)
     os.dup2(file, 2)
-    while True:
-        connection.send(first_failure(*connection.recv()))
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        while True:
+            connection.send(first_failure(*connection.recv()))
 
 
 class Worker:
@@ -194,7 +197,7 @@ class Worker:
         if self.process is None or self.served == 50:  # Thousands of programs are too many for a process.
             self.stop()
             ours, theirs = multiprocessing.Pipe()
-            self.process = FORK.Process(target=serve, args=(theirs, self.log), daemon=True)
+            self.process = FORK.Process(target=serve, args=(theirs, ours, self.log), daemon=True)
             self.process.start()
             self.connection, self.served = ours, 0
             theirs.close()
