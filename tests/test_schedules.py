@@ -18,8 +18,21 @@ seeds = st.integers(0, 2**31 - 1)
 
 
 def draw(algorithm, n, seed=0, **kwargs):
-    schedule = make_algorithm(algorithm, **kwargs).schedule(jax.random.key(seed), n)
-    return jax.device_get(schedule), np.asarray(schedule.masks)
+    """A schedule and its masks, in NumPy."""
+    return jax.device_get(_draw(algorithm, n, tuple(kwargs.items()))(jax.random.key(seed)))
+
+
+@functools.cache
+def _draw(algorithm, n, kwargs):
+    # In one program: operations one by one would each be compiled, for every number of agents.
+    member = make_algorithm(algorithm, **dict(kwargs))
+
+    @jax.jit
+    def draw(key):
+        schedule = member.schedule(key, n)
+        return schedule, schedule.masks
+
+    return draw
 
 
 def test_what_else_differs_between_the_algorithms():
@@ -158,7 +171,8 @@ def test_pipelines_in_the_order_of_their_agents():
     n = 5
     schedule = make_algorithm("fp3o", split="dirichlet").schedule(jax.random.key(0), n)
     schedule = schedule._replace(
-        scale=schedule.scale * np.array([[1.0], [2.0]]), clip=np.random.default_rng(0).random((2, n))
+        scale=schedule.scale * np.array([[1.0], [2.0]]),
+        clip=np.random.default_rng(0).random((2, n), np.float32),
     )
     ours = schedule.in_agent_order()
     assert ours.owners is None and (ours.gated == schedule.gated).all()
