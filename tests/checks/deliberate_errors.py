@@ -33,11 +33,11 @@ class Mistake(NamedTuple):
     file: str
     right: str
     wrong: str
-    tests: tuple[str, ...] = ("tests/test_golden.py", "-k", "partial_discrete_7")
+    tests: tuple[str, ...] = ("tests/method/test_golden.py", "-k", "partial_discrete_7")
 
 
 def of_family(record: str) -> tuple[str, ...]:
-    return "tests/test_family.py", "-k", record
+    return "tests/method/test_family.py", "-k", record
 
 
 MISTAKES = {

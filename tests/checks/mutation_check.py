@@ -45,30 +45,30 @@ PACKAGE = ROOT / "src" / "fp3o_jax"
 EQUIVALENT = tomllib.loads((Path(__file__).parent / "equivalent_mutations.toml").read_text())
 
 _UPDATE = (
-    *("tests/test_batch.py", "tests/test_stage.py"),
-    "tests/test_numpy_updates.py::test_a_whole_update_is_numpys",
-    "tests/test_numpy_updates.py::test_with_the_defaults_of_its_authors",
-    "tests/test_update.py",
+    *("tests/method/test_batch.py", "tests/method/test_stage.py"),
+    "tests/method/test_numpy_updates.py::test_a_whole_update_is_numpys",
+    "tests/method/test_numpy_updates.py::test_with_the_defaults_of_its_authors",
+    "tests/method/test_update.py",
 )
 #: file -> arguments of pytest for the tests that concern it, those first that are cheap and notice much.
 TESTS = {
     "method/losses.py": (
-        "tests/test_mathematics.py",
+        "tests/method/test_mathematics.py",
         *("-k", "surrogate or value_loss or huber or explained or means"),
     ),
     "method/advantages.py": (
-        "tests/test_mathematics.py",
+        "tests/method/test_mathematics.py",
         *("-k", "gae or correction or advantages or traces or normalis or rewards"),
     ),
-    "method/normalization.py": ("tests/test_mathematics.py", "-k", "value_norm"),
-    "method/schedules.py": ("tests/test_schedules.py",),
-    "team/optimizer.py": ("tests/test_optimizer.py",),
+    "method/normalization.py": ("tests/method/test_mathematics.py", "-k", "value_norm"),
+    "method/schedules.py": ("tests/method/test_schedules.py",),
+    "team/optimizer.py": ("tests/team/test_optimizer.py",),
     "team/sharing.py": (
-        "tests/test_sharing.py",
-        "tests/test_networks.py::test_sharing_is_a_partition",
-        "tests/test_networks.py::test_groups_by_hand",
-        "tests/test_networks.py::test_critics_are_shared_apart_from_actors",
-        "tests/test_networks.py::test_every_agent_uses_the_weights_of_its_group",
+        "tests/team/test_sharing.py",
+        "tests/team/test_networks.py::test_sharing_is_a_partition",
+        "tests/team/test_networks.py::test_groups_by_hand",
+        "tests/team/test_networks.py::test_critics_are_shared_apart_from_actors",
+        "tests/team/test_networks.py::test_every_agent_uses_the_weights_of_its_group",
     ),
     "method/batch.py": _UPDATE,
     "method/descent.py": _UPDATE,
@@ -131,7 +131,7 @@ class First:
 def prepare() -> None:
     """Imports what tests import but the package itself; starts no device, and so no thread."""
     os.chdir(ROOT)
-    sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
+    sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests" / "helpers")]
     cache = platformdirs.user_cache_path("fp3o-jax") / "mutations"
     os.environ |= {"JAX_PLATFORMS": "cpu", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # Looking for plugins takes longer than many a test.
@@ -270,7 +270,7 @@ def run(check: Check, console: Console, wanted: dict, found: dict) -> None:
         left = [m for m in slips if is_left(file, m.name)]
         if not left or time.monotonic() > end:
             continue
-        sources = sorted((*PACKAGE.rglob("*.py"), *(ROOT / "tests").glob("*.py")))
+        sources = sorted((*PACKAGE.rglob("*.py"), *(ROOT / "tests").rglob("*.py")))
         digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
         # Files with the same tests have one run of them without any slip.
         name = f"{digest[:12]} {' '.join(TESTS[file])}"

@@ -30,7 +30,7 @@ from fp3o_jax.runs.sinks import WandbOptions
 from fp3o_jax.runs.statistics import far_behind
 from fp3o_jax.train import Trainer, make_train
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CONFIG = Config(
     env="matrix/climbing",
     num_envs=4,

@@ -1,7 +1,7 @@
 """Every environment that JaxMARL registers trains, or is refused with the reason.
 
 Compiled and run is one of each family that no other test trains; of the rest, two updates are followed
-without being compiled. ``WHOLE_REGISTRY=1 pytest tests/test_registry.py`` runs all.
+without being compiled. ``WHOLE_REGISTRY=1 pytest tests/envs/test_registry.py`` runs all.
 """
 
 import dataclasses

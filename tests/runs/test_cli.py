@@ -255,7 +255,7 @@ def test_compiled_programs_are_kept(tmp_path, monkeypatch):
 
 
 def test_check_env(capsys, monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parent)
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "helpers")
     assert main(["check-env", "brought_envs:make", "--steps", "20"]) == 0
     printed = capsys.readouterr().out
     for line in (
@@ -276,7 +276,7 @@ def test_check_env(capsys, monkeypatch):
 
 def test_an_environment_of_ones_own_by_name(tmp_path, capsys, monkeypatch):
     """Wherever a name does: it trains, goes on, and is played without handing over an object."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "helpers"))
     monkeypatch.chdir(tmp_path)
     assert main(["train", "--env", "brought_envs:make", *SMALL]) == 0
     (run,) = (tmp_path / "runs").iterdir()

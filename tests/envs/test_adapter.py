@@ -454,7 +454,7 @@ def test_team_reward():
 
 def test_options_reach_an_object_and_a_factory(monkeypatch):
     """What is said of rewards is the adapter's business, and what nobody takes is refused."""
-    monkeypatch.syspath_prepend(Path(__file__).parent)
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "helpers")
     for env, name in ((Uneven(), "smax/3m"), (None, "test_adapter:uneven")):
         train = make_train(Config(env=name, env_kwargs={"reward": "sum"}), env=env)
         state = train.env.reset(KEY)[0]

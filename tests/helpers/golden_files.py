@@ -20,7 +20,7 @@ from fp3o_jax.team.actor_critic import ActorCritic
 from fp3o_jax.team.modules import Trunk
 from fp3o_jax.team.sharing import Sharing, make_sharing
 
-FOLDER = Path(__file__).parent / "golden"
+FOLDER = Path(__file__).parents[1] / "golden"
 FILES = sorted(FOLDER.glob("*.npz"))
 
 _LINEAR = {"weight": ("kernel", True), "bias": ("bias", False)}

@@ -21,7 +21,7 @@ from fp3o_jax.team.modules import Trunk
 from fp3o_jax.team.sharing import make_sharing
 from toy_envs import dated
 
-DOCS = (Path(__file__).parent.parent / "docs" / "networks.md").read_text()
+DOCS = (Path(__file__).parents[2] / "docs" / "networks.md").read_text()
 OBS, STATE, ACTIONS = (3, 5, 4), 6, (2, 4, 3)
 
 
