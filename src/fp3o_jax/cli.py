@@ -137,7 +137,7 @@ def _sweep_command(study: Study, given: list[str]) -> Callable[..., None]:
         if dry_run:
             planned.describe(Console())
         elif print_commands:
-            planned.print_commands(given)
+            planned.print_commands(in_one_style(given, sweep))
         else:
             planned.run(index, Console())
 
@@ -199,8 +199,12 @@ def plot(
 
         if len(runs) != 1:
             raise ConfigError(f"--over draws one sweep, not {len(runs)}")
+        if smooth != 1:
+            raise ConfigError(f"smooth={smooth} is for learning curves: --over draws final scores")
         plot_response(runs[0], over=over, by=by, within=within, metric=metric, output=output)
         return
+    if within is not None or by != "algorithm":
+        raise ConfigError("--by and --within need --over: they tell apart what is drawn against a setting")
     from fp3o_jax.runs.figures import plot_runs
 
     plot_runs(runs, metric=metric, smooth=smooth, output=output)

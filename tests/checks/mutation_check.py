@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib.abc
 import importlib.util
@@ -226,6 +227,14 @@ def drawn(file: str, seed: int, count: int) -> list[Mutation]:
     return [m for m in every if m.name not in EQUIVALENT.get(file, {})][:count]
 
 
+@functools.cache
+def fingerprint(file: str) -> str:
+    """Of a file and of the tests that concern it."""
+    tests = [ROOT / test.split("::")[0] for test in TESTS[file] if test.startswith("tests/")]
+    paths = (PACKAGE / file, *tests, *sorted((ROOT / "tests" / "helpers").glob("*.py")))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:12]
+
+
 def report(console: Console, files: list[str], wanted: dict, found: dict) -> int:
     """Prints what was found of what is wanted; 1 if it is not enough."""
     table = Table(
@@ -257,6 +266,7 @@ def run(check: Check, console: Console, wanted: dict, found: dict) -> None:
         by = worker.failing(slip, tests, timeout=timeout)
         seconds = round(time.monotonic() - start, 1)
         row = {"file": file, "line": line, "name": name, "by": by, "seconds": seconds}
+        row["of"] = fingerprint(file) if file else ""
         found[file, name] = row
         with check.results.open("a") as results:
             results.write(json.dumps(row) + "\n")
@@ -292,7 +302,12 @@ def main(check: Check) -> int:
     found = {}
     if check.results.exists():
         rows = [json.loads(line) for line in check.results.read_text().splitlines()]
-        found = {(row["file"], row["name"]): row for row in rows}
+        # What was found of other code, or with other tests, is not known of these.
+        found = {
+            (row["file"], row["name"]): row
+            for row in rows
+            if not row["file"] or row.get("of") == fingerprint(row["file"])
+        }
     if not check.list:
         run(check, console, wanted, found)
     return report(console, files, wanted, found)

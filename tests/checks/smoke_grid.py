@@ -19,7 +19,7 @@ import numpy as np
 import tyro
 
 from fp3o_jax import Config, Environment, make_env, make_train
-from fp3o_jax.config import Algorithm
+from fp3o_jax.config import AlgorithmName
 
 
 @dataclasses.dataclass
@@ -28,7 +28,7 @@ class Grid:
 
     envs: tuple[str, ...] = ("matrix/climbing", "mpe/simple_spread", "smax/3m")
     """environments"""
-    algorithms: tuple[str, ...] = get_args(Algorithm)
+    algorithms: tuple[str, ...] = get_args(AlgorithmName)
     """algorithms"""
     sharings: tuple[str, ...] = ("full", "partial", "none")
     """parameter sharing"""

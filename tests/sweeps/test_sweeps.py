@@ -19,6 +19,7 @@ from fp3o_jax import Config, ConfigError, Hyperparams, Sweep, xla
 from fp3o_jax.cli import main
 from fp3o_jax.runs import RunError, RunOptions, evaluate_run, load_run, run_training
 from fp3o_jax.runs.checkpoints import Checkpoint
+from fp3o_jax.runs.directory import RunDirectory
 from fp3o_jax.runs.loop import run_records
 from fp3o_jax.runs.programs import initialiser
 from fp3o_jax.seeds import seed_keys
@@ -372,12 +373,46 @@ def test_what_is_no_sweep_is_left_alone(tmp_path):
         ({"random": {"actor_lr": ("log", 0, 1)}, "samples": 2}, "0 < lower end < upper end"),
         ({"random": {"actor_lr": ("log", 1e-4, 1)}}, "samples=0 with 1 random axes"),
         ({"points": [{"gama": 0.9}]}, "axis='gama' is unknown"),
+        ({"points": [{"actor_lr,critic_lr": 1e-3, "actor_lr": 1e-2}]}, "axis='actor_lr' is changed twice"),
         ({"runs_per_program": 1, "num_seeds": 2}, "runs_per_program=1 must be at least num_seeds=2"),
     ],
 )
 def test_what_cannot_be_used_is_refused(axes, said):
     with pytest.raises(ConfigError, match=said):
         Sweep(CONFIG, **axes)
+
+
+def test_lists_walk_together_too():
+    study, left = take_axes(read_study([])[0], ["--zip", "hidden_sizes=[8,8],[16,16]", "gamma=0.9,0.99"])
+    assert study.zip == {"hidden_sizes": [[8, 8], [16, 16]], "gamma": [0.9, 0.99]} and not left
+
+
+def test_a_run_of_a_sweep_is_gone_on_with_by_the_sweep(tmp_path):
+    """Alone it would begin anew, and take from the sweep what it has logged."""
+    SweepFolder(tmp_path).extend(CONFIG, make().points, None)
+    with pytest.raises(ConfigError, match="is one of a sweep's"):
+        run_training(CONFIG, dataclasses.replace(OPTIONS, run_dir=tmp_path / "runs" / "one"), console=QUIET)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_metrics_shorter_than_their_checkpoint_are_refused(tmp_path):
+    directory = RunDirectory(tmp_path / "run", CONFIG, {})
+    with pytest.raises(ConfigError, match="has 0 bytes and its checkpoint is of 9"):
+        directory.cut_metrics(9)
+    directory.close()
+
+
+def test_a_sweep_that_begins_meanwhile_is_no_stranger(tmp_path, monkeypatch):
+    folder, listing = SweepFolder(tmp_path), type(tmp_path).iterdir
+
+    def begun(path):
+        SweepFolder(tmp_path / "other").extend(CONFIG, make().points, None)
+        (tmp_path / "other" / "sweep.json").rename(tmp_path / "sweep.json")
+        monkeypatch.undo()
+        return listing(path)
+
+    monkeypatch.setattr(type(tmp_path), "iterdir", begun)
+    assert len(folder.preview(make().config, make().points, None)) == 2
 
 
 def test_points_are_drawn_listed_and_combined():
@@ -447,6 +482,8 @@ def test_a_file_says_the_same_as_flags(tmp_path, monkeypatch, capsys):
         ("[settings]\nalgoritm = 'fp3o'", "did you mean 'algorithm'"),
         ("[options]\neval_episode = 3", "did you mean 'eval_episodes'"),
         ("[grid", "cannot be read"),
+        ("grid = ['sharing']", "must be a table of axes"),
+        ("samples = '3'", "samples='3' must be a whole number"),
     ):
         (tmp_path / "study.toml").write_text(text)
         assert main(["sweep", "study.toml"]) == 2
@@ -466,4 +503,18 @@ def test_a_file_says_the_same_as_flags(tmp_path, monkeypatch, capsys):
 def test_commands_that_cannot_be_used(args, said, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["sweep", *args]) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--over", "actor_lr", "--smooth", "3"], "--over draws final scores"),
+        (["--by", "sharing"], "--by and --within need --over"),
+        (["--over", "actor_lr", "--metric", "foo"], "metric='foo' is unknown"),
+        (["--over", "actor_lr", "--output", "x.svg"], "must end in .png or .pdf"),
+    ],
+)
+def test_plots_that_cannot_be_drawn(args, said, first, capsys):
+    assert main(["plot", str(first), *args]) == 2
     assert said in " ".join(capsys.readouterr().err.split())

@@ -19,8 +19,7 @@ EPSILON = 1e-5  # of every LayerNorm behind a layer
 class DeferredNorm(NamedTuple):
     """The LayerNorm (Ba et al., 2016) of ``x``, still to be taken.
 
-    Every LayerNorm here is followed by a linear layer, and taken behind its product: rows [..., W] are
-    neither centred nor scaled one by one.
+    It is taken behind the next layer's product: rows [..., W] are neither centred nor scaled one by one.
 
     Attributes:
         x: [..., W].

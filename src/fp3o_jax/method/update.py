@@ -149,7 +149,11 @@ class PipelineUpdate:
         return params, opt_state, metrics
 
     def stage(self, given: Given, before: Progress, inputs: tuple[Schedule, Array]) -> tuple[Progress, Any]:
-        """The pipelines of one stage, side by side: each optimises the policy of the agent it owns."""
+        """The pipelines of one stage, side by side: each optimises the policy of the agent it owns.
+
+        Returns the new progress, and of P pipelines metrics, who was active [P], and what the condition
+        compared [2].
+        """
         params, opt_state, log_rho, advantage = before
         (owners, weights, gated, scale, clip), key = inputs
         batch, hp = given.batch, given.hp
@@ -204,13 +208,22 @@ class PipelineUpdate:
         error = losses.clipped_value_loss(value, rows.value, rows.target, hp.clip_eps, hp.huber_delta)
         return hp.value_coef * error, {"value_loss": error}
 
+    @property
+    def epochs_of_critics(self) -> int:
+        return self.critic_epochs or self.epochs
+
     def fit_critics(self, given: Given, before: tuple[Any, Any], inputs: tuple[Any, Array, Array]):
-        """The value functions of one stage's owners."""
+        """The value functions of one stage's owners.
+
+        Args:
+            given: what is learned from.
+            before: parameters and optimiser states of the critics.
+            inputs: owners [P] or None for everyone, ``active`` [P], a PRNG key.
+        """
         params, opt_state = before
         owners, active, key = inputs
         rows = given.batch.for_critics().of_agents(owners)
-        epochs = self.critic_epochs or self.epochs
-        shuffled = minibatches(key, rows.alive.shape[2], epochs, self.num_minibatches)
+        shuffled = minibatches(key, rows.alive.shape[2], self.epochs_of_critics, self.num_minibatches)
         params, opt_state, metrics = self.descend_critics(len(active))(
             params, opt_state, rows, active, shuffled, given.hp, given.lr_fraction
         )
@@ -298,7 +311,7 @@ class PipelineUpdate:
                 loss=partial(self.value_loss, networks),
                 sharing=networks.sharing.critic,
                 lr="critic_lr",
-                epochs=self.critic_epochs or self.epochs,
+                epochs=self.epochs_of_critics,
                 head_lr_scale=1.0,
                 tx=self.tx,
                 block_size=self.block_size,

@@ -114,7 +114,17 @@ class RunDirectory:
         return self._metrics.tell()
 
     def cut_metrics(self, size: int) -> None:
-        """Forgets the lines behind the first ``size`` bytes: they will be written again."""
+        """Forgets the lines behind the first ``size`` bytes: they will be written again.
+
+        Raises:
+            ConfigError: there are fewer, so that the file is not the one that the checkpoint speaks of.
+        """
+        there = self._metrics.seek(0, os.SEEK_END)
+        if there < size:
+            raise ConfigError(
+                f"{self.path / 'metrics.jsonl'} has {there} bytes and its checkpoint is of {size}: lines are "
+                "lost. Bring the file back, or choose another run_dir"
+            )
         self._metrics.truncate(size)
         self._metrics.seek(0, os.SEEK_END)
 

@@ -85,8 +85,6 @@ def plot_runs(
         raise ConfigError("no run is given: `fp3o plot` needs at least one run directory")
     if smooth < 1:
         raise ConfigError(f"smooth={smooth} must be at least 1 (update)")
-    if output and not output.is_dir() and output.suffix not in ("", *FORMATS):
-        raise ConfigError(f"output={str(output)!r} must end in .png or .pdf, or in neither to have both")
 
     def note(text: str) -> None:
         tell(console, f"note: {text}")
@@ -103,12 +101,8 @@ def plot_runs(
     for run, method in zip(runs, name_methods(runs), strict=True):
         grouped.setdefault((run.env, method), []).append(run)
 
-    if output is None:
-        output = (paths[0] if len(paths) == 1 else Path()) / "figures" / metric
-    elif output.is_dir():
-        output = output / metric
-    formats = (output.suffix,) if output.suffix else FORMATS
-    stem = output.with_suffix("")
+    folder = (paths[0] if len(paths) == 1 else Path()) / "figures"
+    stem, formats = figure_path(output, folder, metric)
     styles = _styles(method for _, method in grouped)
 
     curves = {key: curve(group, metric, smooth) for key, group in grouped.items()}
@@ -359,6 +353,26 @@ def draw_responses(
         _frame(axes)
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", frameon=False, handlelength=4)
     return figure
+
+
+def figure_path(output: Path | None, folder: Path, name: str) -> tuple[Path, tuple[str, ...]]:
+    """Where a figure goes, without its ending, and in which formats.
+
+    Args:
+        output: what the user said: a path with or without an ending, a directory, or nothing.
+        folder: by default.
+        name: of the figure, where it is not said.
+
+    Raises:
+        ConfigError: another ending.
+    """
+    if output is None:
+        return folder / name, FORMATS
+    if output.is_dir():
+        return output / name, FORMATS
+    if output.suffix not in ("", *FORMATS):
+        raise ConfigError(f"output={str(output)!r} must end in .png or .pdf, or in neither to have both")
+    return output.with_suffix(""), (output.suffix,) if output.suffix else FORMATS
 
 
 def save_figure(figure: Figure, stem: Path, formats: Sequence[str]) -> list[Path]:

@@ -16,7 +16,7 @@ from jax import Array
 from rich.console import Console
 
 from fp3o_jax import xla
-from fp3o_jax.config import Config, Hyperparams
+from fp3o_jax.config import Config, ConfigError, Hyperparams
 from fp3o_jax.runs.checkpoints import Checkpoint, Checkpoints, SaveError
 from fp3o_jax.runs.directory import RunDirectory, about, check_environment, described
 from fp3o_jax.runs.journal import Journal, Journals, all_stopped, parts
@@ -25,6 +25,7 @@ from fp3o_jax.runs.options import RunOptions
 from fp3o_jax.runs.outcome import print_summary, summarised
 from fp3o_jax.runs.programs import Programs, evaluation_keys, initialiser
 from fp3o_jax.runs.progress import TrainingProgress, phase, tell
+from fp3o_jax.runs.reading import in_sweep
 from fp3o_jax.runs.signals import Interrupted, deferred
 from fp3o_jax.runs.sinks import Sink, make_sinks
 from fp3o_jax.seeds import seed_keys
@@ -73,6 +74,11 @@ def run_training(
     xla.keep_compiled()
     if env is None and options.run_dir is not None and (options.run_dir / "config.json").exists():
         check_environment(options.run_dir, None)  # or its name would be looked for in vain
+    if options.run_dir is not None and in_sweep(options.run_dir):
+        raise ConfigError(
+            f"run_dir={str(options.run_dir)!r} is one of a sweep's, whose programs train it: go on with the "
+            "command of the sweep, `fp3o sweep`"
+        )
     trainer = make_train(config, env, trunk)
     config = config.replace(env=trainer.env.name)
     environment = None if env is None else described(env, trainer.env)
@@ -245,7 +251,7 @@ def _train(
         jax.block_until_ready(state)
         checkpoints.close()
     _refuse_if_all_stopped(members, [journal.frozen for journal in journals])
-    if stop.signum is not None and done < num_updates:
+    if stop.signum is not None:
         tell(
             console,
             f"stopped after update {done} of {num_updates}, which is saved. To go on, run the same "

@@ -15,6 +15,8 @@ from fp3o_jax.config import ConfigError, unknown
 
 #: Columns of metrics.jsonl that say where a line belongs.
 ROW_KEYS = ("seed", "update", "env_steps")
+#: The file that makes a folder one of many runs, in ``runs/NAME``.
+PLAN = "sweep.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,11 +52,16 @@ class Run:
         return [n for n in names if all(isinstance(r.get(n), (int, float, type(None))) for r in self.rows)]
 
 
+def in_sweep(run: Path) -> bool:
+    """Whether a run that is not finished lies in a sweep's folder."""
+    return (run.resolve().parent.parent / PLAN).is_file() and not (run / "summary.json").exists()
+
+
 def run_dirs(path: Path) -> list[Path]:
     """The runs of a sweep's folder that have begun, in the order of its plan; a run directory as it is."""
-    if not (path / "sweep.json").is_file():
+    if not (path / PLAN).is_file():
         return [path]
-    programs = _parse((path / "sweep.json").read_text(), str(path / "sweep.json"))["programs"]
+    programs = _parse((path / PLAN).read_text(), str(path / PLAN))["programs"]
     runs = [path / "runs" / run["name"] for program in programs for run in program]
     return [run for run in runs if (run / "metrics.jsonl").is_file()]
 

@@ -18,9 +18,9 @@ from typing import Any
 
 from fp3o_jax.config import Config, ConfigError
 from fp3o_jax.runs.directory import plain, take_lock, write_whole
+from fp3o_jax.runs.reading import PLAN
 from fp3o_jax.sweeps.plan import SEEDS, PlannedRun, Point, make_programs, missing_runs, settings_key, told
 
-PLAN = "sweep.json"
 #: What may lie in a folder before it is a sweep's: traces of a start that was cut short.
 _OWN = {"lock", f"{PLAN}.part"}
 
@@ -132,7 +132,9 @@ class SweepFolder:
             raise ConfigError(f"run_dir={str(self.path)!r} is a file: choose a directory")
         if not self.path.exists() or (self.path / PLAN).exists():
             return
-        if not {entry.name for entry in self.path.iterdir()} <= _OWN:
+        names = {entry.name for entry in self.path.iterdir()}
+        # Another process may have begun the sweep in between.
+        if not names <= _OWN and not (self.path / PLAN).exists():
             raise ConfigError(
                 f"run_dir={str(self.path)!r} exists and is not a sweep, and nothing is ever overwritten: "
                 "choose another directory"

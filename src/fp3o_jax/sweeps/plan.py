@@ -67,6 +67,11 @@ def told(changes: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={_short(value)}" for name, value in changes.items()) or "the config"
 
 
+def compiled_in(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the changes that make a program another one."""
+    return {name: value for name, value in changes.items() if name not in Hyperparams._fields}
+
+
 def program_key(config: Config) -> str:
     """The settings that are compiled into a program; configs of one key train side by side."""
     return settings_key(plain(config.to_dict()), (*SEEDS, *Hyperparams._fields))
@@ -244,6 +249,7 @@ def _listed(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for point in points:
         if not isinstance(point, Mapping):
             raise ConfigError(f"points: {point!r} must be a mapping from settings to values")
+        _refuse_twice([[_changes(axis, value)] for axis, value in point.items()])
         listed.append({n: v for axis, value in point.items() for n, v in _changes(axis, value).items()})
     return listed
 

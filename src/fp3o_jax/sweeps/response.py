@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 
 from fp3o_jax.config import ConfigError, Hyperparams, unknown
-from fp3o_jax.runs.figures import FORMATS, INTERVAL, draw_responses, save_figure
+from fp3o_jax.runs.figures import INTERVAL, draw_responses, figure_path, save_figure
 from fp3o_jax.runs.outcome import CURVES
 from fp3o_jax.runs.progress import tell
 from fp3o_jax.runs.statistics import Estimate, iqm, pooled, stratified_bootstrap
@@ -39,7 +39,7 @@ def plot_response(
         by: the setting that tells lines apart.
         within: the setting that tells panels apart; by default there is one.
         metric: ``win_rate`` or ``episode_return``; by default the first that there is.
-        output: path of the figure; with the ending .png or .pdf only that format is written.
+        output: path of the figure, or a directory; with the ending .png or .pdf only that format is written.
         console: where the paths go; by default the terminal.
 
     Returns:
@@ -62,6 +62,8 @@ def plot_response(
     for name, value in (("by", by), ("within", within)):
         if value is not None and value not in rows[0]:
             raise unknown(name, value, axes)
+    if metric is not None and metric not in CURVES:
+        raise unknown("metric", metric, CURVES)
     metric = metric or next((m for m in reversed(CURVES) if f"greedy_{m}" in rows[0]), CURVES[0])
     rows = [row for row in rows if row.get(f"greedy_{metric}") is not None]
     if not rows:
@@ -77,11 +79,9 @@ def plot_response(
         values, estimates = responses.setdefault(panel, {}).setdefault(line, ([], []))
         values.append(value)
         estimates.append(stratified_bootstrap(pooled(iqm), [np.array(scores, float)]))
-    stem = output or path / "figures" / f"{metric}_over_{over}"
-    formats = (stem.suffix,) if stem.suffix in FORMATS else FORMATS
     label = f"final {metric.replace('_', ' ')}, IQM over seeds, {INTERVAL}s"
     figure = draw_responses(responses, over, label)
-    written = save_figure(figure, stem.with_suffix("") if stem.suffix in FORMATS else stem, formats)
+    written = save_figure(figure, *figure_path(output, path / "figures", f"{metric}_over_{over}"))
     for file in written:
         tell(console or Console(), f"written to {file}")
     return written

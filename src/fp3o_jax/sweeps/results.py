@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from fp3o_jax.config import Hyperparams
 from fp3o_jax.runs.directory import take_lock, write_whole
 from fp3o_jax.runs.outcome import CURVES
 from fp3o_jax.sweeps.folder import SweepFolder, settings_of
-from fp3o_jax.sweeps.plan import told
+from fp3o_jax.sweeps.plan import compiled_in, told
 
 #: Settings that stand in every table, whether they are axes or not.
 ALWAYS = ("env", "algorithm", "sharing")
@@ -54,13 +53,13 @@ def program_states(folder: SweepFolder) -> list[ProgramState]:
     for index, runs in enumerate(content["programs"]):
         settings = settings_of(content, runs[0])
         steps = settings["num_envs"] * settings["rollout_length"]
-        static = {n: v for n, v in runs[0]["changes"].items() if n not in Hyperparams._fields}
+        static = compiled_in(runs[0]["changes"])
         states.append(
             ProgramState(
                 told(static) if static else "all points",
                 runs,
                 _state(folder, index, runs),
-                _last_update(folder.run(runs[0]["name"])),
+                max(_last_update(folder.run(run["name"])) for run in runs),
                 -(-settings["total_env_steps"] // steps),
             )
         )

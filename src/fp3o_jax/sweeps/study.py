@@ -109,7 +109,7 @@ def take_axes(study: Study, args: Sequence[str]) -> tuple[Study, list[str]]:
             axis, equals, listed = text.partition("=")
             if not equals:
                 raise ConfigError(f"--zip {text!r} must be SETTING=VALUE,VALUE")
-            axes["zip"][_axis(axis)] = [_value(each) for each in listed.split(",")]
+            axes["zip"][_axis(axis)] = _values(listed)
     return dataclasses.replace(study, **axes), left
 
 
@@ -120,6 +120,12 @@ def _from_file(path: Path) -> Study:
         raise ConfigError(f"study={str(path)!r} cannot be read: {error}") from None
     own = [f.name for f in dataclasses.fields(Study) if f.name not in ("config", "options")]
     _check_names(str(path), content, (*FILE, *own))
+    for kind in AXES:
+        if not isinstance(content.get(kind, {}), Mapping):
+            raise ConfigError(f"{path}: {kind}={content[kind]!r} must be a table of axes")
+    for name in ("samples", "sample_seed", "runs_per_program"):
+        if type(content.get(name, 0)) is not int:
+            raise ConfigError(f"{path}: {name}={content[name]!r} must be a whole number")
     config = _preset(content["preset"]) if "preset" in content else Config()
     settings = content.get("settings", {})
     _check_names(f"{path}, settings", settings, [f.name for f in dataclasses.fields(Config)])
@@ -152,6 +158,14 @@ def _check_names(where: str, given: Any, valid: Any) -> None:
 
 def _axis(text: str) -> str:
     return text.strip().replace("-", "_")
+
+
+def _values(text: str) -> list[Any]:
+    """Values with commas between them, which may be lists: ``[64,64],[128,128]``."""
+    try:
+        return json.loads(f"[{text}]")
+    except json.JSONDecodeError:
+        return [_value(each) for each in text.split(",")]
 
 
 def _value(text: str) -> Any:

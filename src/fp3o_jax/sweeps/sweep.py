@@ -14,7 +14,7 @@ import jax
 from rich.console import Console
 
 from fp3o_jax import xla
-from fp3o_jax.config import Config, ConfigError, Hyperparams
+from fp3o_jax.config import Config, ConfigError
 from fp3o_jax.runs.checkpoints import Checkpoint, Checkpoints, without_keys
 from fp3o_jax.runs.directory import RunDirectory, write_whole
 from fp3o_jax.runs.journal import parts
@@ -22,7 +22,15 @@ from fp3o_jax.runs.loop import Member, RunError, run_records, train_together
 from fp3o_jax.runs.options import RunOptions
 from fp3o_jax.runs.progress import tell
 from fp3o_jax.sweeps.folder import SweepFolder
-from fp3o_jax.sweeps.plan import PlannedRun, make_points, make_programs, missing_runs, program_key, told
+from fp3o_jax.sweeps.plan import (
+    PlannedRun,
+    compiled_in,
+    make_points,
+    make_programs,
+    missing_runs,
+    program_key,
+    told,
+)
 from fp3o_jax.sweeps.results import results, write_results
 from fp3o_jax.train import make_train
 
@@ -48,7 +56,8 @@ class Sweep:
         num_seeds: of each point, from ``config.seed`` on; by default the config's.
         runs_per_program: most runs that train side by side; what is beyond becomes another program. By
             default all that can.
-        options: what is done around the training; where it is written is said to :meth:`run`.
+        options: what is done around the training; where it is written is said to :meth:`run`. Final policies
+            are played greedily and sampling, whatever ``eval_sampled`` is.
 
     Attributes:
         points: all of them.
@@ -157,7 +166,12 @@ class Sweep:
         for number in range(len(programs)) if index is None else [index]:
             if not self._run_one(folder, number, programs, console):
                 failed.append(number)
-        tell(console, f"written to {write_results(folder)}")
+        try:
+            tell(console, f"written to {write_results(folder)}")
+        except OSError as error:
+            raise RunError(
+                f"{folder.path}: results.csv cannot be written: {error.strerror or error}"
+            ) from error
         if failed:
             raise RunError(
                 f"{len(failed)} of {len(programs)} programs failed: {', '.join(map(str, failed))}. "
@@ -203,7 +217,8 @@ class Sweep:
                 error_file.unlink(missing_ok=True)
                 return True
             except Exception as error:
-                write_whole(error_file, "".join(traceback.format_exception(error)))
+                with contextlib.suppress(OSError):  # a full disk may be what it failed of
+                    write_whole(error_file, "".join(traceback.format_exception(error)))
                 tell(console, f"{said} failed: {error}", "error:", "bold red")
                 return False
 
@@ -255,7 +270,7 @@ def _hand_out(checkpoint: Checkpoint, members: Sequence[Member], scores: Sequenc
 
 def program_label(runs: Sequence[PlannedRun]) -> str:
     """What is compiled into a program, as far as it is an axis, and how many runs it trains."""
-    static = {n: v for n, v in runs[0].point.changes.items() if n not in Hyperparams._fields}
+    static = compiled_in(runs[0].point.changes)
     return f"{told(static)}, " * bool(static) + f"{sum(run.num_seeds for run in runs)} runs"
 
 

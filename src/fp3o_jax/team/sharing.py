@@ -2,7 +2,8 @@
 
 Every leaf of a network's parameters carries a leading axis of groups. An agent uses the weights of its
 group, separately for trunk and head: ``full`` is one group, ``none`` is n, ``partial`` one trunk and n
-heads. Everything that depends on who shares what stands in this file.
+heads. What depends on who shares what stands in this file; agents that share nothing are taken a few at a
+time in :mod:`fp3o_jax.team.subteams`.
 """
 
 from __future__ import annotations
