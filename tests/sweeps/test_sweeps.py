@@ -406,9 +406,9 @@ def test_a_sweep_that_begins_meanwhile_is_no_stranger(tmp_path, monkeypatch):
     folder, listing = SweepFolder(tmp_path), type(tmp_path).iterdir
 
     def begun(path):
-        SweepFolder(tmp_path / "other").extend(CONFIG, make().points, None)
-        (tmp_path / "other" / "sweep.json").rename(tmp_path / "sweep.json")
         monkeypatch.undo()
+        SweepFolder(tmp_path / "other").extend(make().config, make().points, None)
+        (tmp_path / "other" / "sweep.json").rename(tmp_path / "sweep.json")
         return listing(path)
 
     monkeypatch.setattr(type(tmp_path), "iterdir", begun)
