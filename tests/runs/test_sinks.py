@@ -297,8 +297,9 @@ def test_no_environment_variable_reaches_the_run_directory(tmp_path, monkeypatch
         "t.write(Path(sys.argv[2]), wandb=t.OFFLINE, tensorboard=True)"
     )
     environment = os.environ | {"WANDB_API_KEY": SECRET, "SOME_TOKEN": SECRET}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[1] / "helpers")
     done = subprocess.run(
-        [sys.executable, "-c", code, str(Path(__file__).parents[1] / "helpers"), str(tmp_path), SECRET],
+        [sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path), SECRET],
         env=environment,
         capture_output=True,
         text=True,
