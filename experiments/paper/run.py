@@ -65,6 +65,9 @@ class Options:
     """end each cell after so many updates and store nothing: a look at the speed"""
     commit: str | None = None
     """what the results say they come from, where git cannot tell"""
+    beside: int = 1
+    """how many such processes share the device: small programs leave an accelerator room, and their times,
+    which are then longer, are told apart"""
 
 
 class Log:
@@ -114,10 +117,13 @@ class Fill:
 
     def __init__(self, options: Options, cells: list[Cell], store: Store, log: Log):
         self.options, self.cells, self.store, self.log = options, cells, store, log
-        self.device = about()["device"]
+        self.device = about()["device"] + (
+            f" shared by {options.beside} processes" if options.beside > 1 else ""
+        )
         self.forecast = Forecast(store, self.device)
         cores = os.cpu_count() or 1
         on_cpu = jax.default_backend() == "cpu"
+        cores = max(1, cores // options.beside)
         self.ahead = options.ahead or (1 if on_cpu else max(1, cores // 2))
         # An accelerator waits for the thread that launches its work: compilers leave it a core.
         self.pool = ThreadPoolExecutor(1 if on_cpu else max(1, cores - 2))
@@ -254,7 +260,7 @@ class Fill:
         )
         if self.options.until_update is not None:
             return
-        result = record(cell, measured, self.options.commit)
+        result = record(cell, measured, self.device, self.options.commit)
         if self.store.write(cell.name, result):
             self.finished.append(cell.name)
             if self.options.bundle:
@@ -277,7 +283,7 @@ class Fill:
             wait(futures, timeout=1.0, return_when=FIRST_COMPLETED)
 
 
-def record(cell: Cell, measured: dict[str, Any], commit: str | None) -> dict[str, Any]:
+def record(cell: Cell, measured: dict[str, Any], device: str, commit: str | None) -> dict[str, Any]:
     """What is written of a finished cell: who it is, where it comes from, what was measured."""
     origin = about()
     return (
@@ -290,7 +296,7 @@ def record(cell: Cell, measured: dict[str, Any], commit: str | None) -> dict[str
             "commit": commit or origin["git_commit"],
             "source": source(),
             "versions": origin["versions"],
-            "device": origin["device"],
+            "device": device,
             "written": origin["started"],
         }
     )
