@@ -1,8 +1,11 @@
 """Set before JAX starts: tests run on the CPU, and programs compiled once are reused."""
 
+import gc
 import os
 
 import platformdirs
+
+from quick import QUICK
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # In the environment, so that commands run by tests do likewise; for the user, so that the next checkout does.
@@ -14,14 +17,26 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 for name in [name for name in os.environ if name.startswith("WANDB_")]:
     del os.environ[name]
 
+# What is computed is the same and compiles in a tenth of the time. In this process alone: commands that tests
+# start are compiled as users have them.
+flags = os.environ.get("XLA_FLAGS")
+os.environ["XLA_FLAGS"] = f"{flags or ''} {QUICK}"
+
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
 import fp3o_jax  # noqa: E402, F401  (applies the XLA guard)
 
-# What is computed is the same and compiles in a tenth of the time. In this process alone: commands that tests
-# run are compiled as users have them.
 jax.config.update("jax_disable_most_optimizations", True)
+jax.devices()  # Reads the flags.
+if flags is None:
+    del os.environ["XLA_FLAGS"]
+else:
+    os.environ["XLA_FLAGS"] = flags
+
+
+# Tracing makes many objects and few cycles.
+gc.set_threshold(100_000, 20, 20)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -7,19 +7,20 @@ import sys
 
 import pytest
 
+from quick import QUICK
+
 PROGRAM = """
 import json, sys
 import fp3o_jax, jax, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+jax.config.update("jax_disable_most_optimizations", True)
 train = fp3o_jax.make_train(json.loads(sys.argv[1]))
 keys, mesh = jax.random.split(jax.random.key(0), 2), Mesh(np.array(jax.devices()), ("seeds",))
-def jit(fn):
-    return jax.jit(fn, compiler_options={"xla_backend_optimization_level": 0})
 results = {
-    "vmap": jit(jax.vmap(train))(keys),
-    "sharded keys": jit(jax.vmap(train))(jax.device_put(keys, NamedSharding(mesh, P("seeds")))),
+    "vmap": jax.jit(jax.vmap(train))(keys),
+    "sharded keys": jax.jit(jax.vmap(train))(jax.device_put(keys, NamedSharding(mesh, P("seeds")))),
     "pmap": jax.pmap(train)(keys),
-    "shard_map": jit(
+    "shard_map": jax.jit(
         jax.shard_map(
             jax.vmap(train), mesh=mesh, in_specs=P("seeds"), out_specs=P("seeds"), check_vma=False
         )
@@ -35,7 +36,7 @@ def test_seeds_on_two_devices():
         **{"env": "matrix/climbing", "num_envs": 4, "rollout_length": 8, "total_env_steps": 96},
         **{"epochs": 2, "num_minibatches": 2, "hidden_size": 8},
     }
-    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2 {QUICK}"
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, json.dumps(settings)],
         env=os.environ | {"XLA_FLAGS": flags},

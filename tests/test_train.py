@@ -137,7 +137,8 @@ def test_unknown_hyperparameter_is_refused(trained):
 @pytest.mark.parametrize("sharing", ["full", "partial", "none", "by_type"])
 @pytest.mark.parametrize("algorithm", get_args(config.AlgorithmName))
 def test_every_algorithm_under_every_sharing(algorithm, sharing, recurrent):
-    train = make_train({**TINY, "algorithm": algorithm, "sharing": sharing, "recurrent": recurrent})
+    settings = {**TINY, "hidden_sizes": (8,), "algorithm": algorithm, "sharing": sharing}
+    train = make_train({**settings, "recurrent": recurrent})
 
     @jax.jit
     def two_updates(key):

@@ -25,20 +25,23 @@ def golden(request):
     return Golden(request.param)
 
 
-def _update(golden, stages, epochs):
-    """(params, opt_state) -> what the update makes of them, on the first ``stages`` of the schedule."""
-    update = PipelineUpdate(
-        golden.networks,
-        make_algorithm("fp3o"),
-        epochs=epochs,
-        num_minibatches=1,
-        condition=CONDITIONS["joint"],
-        dead_ratios=True,
-    )
-    schedule = jax.tree.map(lambda x: x[:stages], golden.schedule)
+def _update(golden, epochs):
+    """(params, opt_state, go_on) -> what the update makes of them, in two stages or, if told so, in one."""
+
+    @jax.jit
+    def update(params, opt_state, batch, schedule, hp, go_on):
+        pipeline = PipelineUpdate(
+            golden.networks,
+            make_algorithm("fp3o"),
+            epochs=epochs,
+            num_minibatches=1,
+            condition=lambda joint, own: CONDITIONS["joint"](joint, own) & go_on,
+            dead_ratios=True,
+        )
+        return pipeline(params, opt_state, batch, schedule, jax.random.key(0), hp)
+
     batch, hp = golden.batch(), golden.hyperparams
-    compiled = jax.jit(update)
-    return lambda params, opt_state: compiled(params, opt_state, batch, schedule, jax.random.key(0), hp)
+    return lambda params, opt_state, go_on: update(params, opt_state, batch, golden.schedule, hp, go_on)
 
 
 def _start(golden):
@@ -47,15 +50,14 @@ def _start(golden):
 
 
 @functools.cache
-def _independent_step(golden, double=False, derived=False):
-    """Parameters before each of its epochs, and after the last."""
-    with jax.enable_x64(double), _derived(derived):
-        params, opt_state = _start(golden)
-        epoch, passed = _update(golden, 1, 1), [params]
-        for _ in range(golden.meta["epochs"]):
-            params, opt_state, _ = epoch(params, opt_state)
-            passed.append(params)
-        return jax.device_get(passed)
+def _epochs(golden):
+    """Parameters before each epoch of the independent step."""
+    params, opt_state = _start(golden)
+    epoch, passed = _update(golden, 1), [params]
+    for _ in range(golden.meta["epochs"] - 1):
+        params, opt_state, _ = epoch(params, opt_state, False)
+        passed.append(params)
+    return jax.device_get(passed)
 
 
 def _norm_before_product(self, kernel, bias):
@@ -71,14 +73,16 @@ def _derived(on):
 
 @functools.cache
 def _iteration(golden, double=False, derived=False):
-    """Parameters after both steps, and metrics."""
+    """Parameters after the independent step alone and after both, and metrics of both."""
     with jax.enable_x64(double), _derived(derived):
-        params, _, metrics = _update(golden, 2, golden.meta["epochs"])(*_start(golden))
-        return jax.device_get((params, metrics))
+        update, start = _update(golden, golden.meta["epochs"]), _start(golden)
+        first, _, _ = update(*start, False)
+        both, _, metrics = update(*start, True)
+        return jax.device_get((first, both, metrics))
 
 
 def _updated(golden, stage, **how):
-    return _iteration(golden, **how)[0] if stage else _independent_step(golden, **how)[-1]
+    return _iteration(golden, **how)[stage]
 
 
 def _sequences(golden, name):
@@ -108,7 +112,7 @@ def test_averages_over_the_independent_step(golden):
     """Entropy, losses and ratio, which the reference averages over its epochs."""
     batch, hp = golden.batch(), golden.hyperparams
     sums = []
-    for params in _independent_step(golden)[:-1]:
+    for params in _epochs(golden):
         log_probs, entropy, values = golden.outputs(params)
         log_ratio = log_probs - batch.log_prob
         terms = {
@@ -142,7 +146,7 @@ def test_averages_over_the_independent_step(golden):
 
 
 def test_gradient_norms(golden):
-    metrics = _iteration(golden)[1]
+    metrics = _iteration(golden)[2]
     for part in ("actor", "critic"):
         name = f"{part}_grad_norm"
         theirs = [golden.data[f"stage{s}/info{i}/{name}"] for s in (0, 1) for i in range(golden.n)]
@@ -165,7 +169,7 @@ def test_ratios_after_independent_step(golden):
 
 def test_the_sums_of_the_condition(golden):
     """From the recorded ratios, returns and masks, in float64; and the decision is the reference's."""
-    metrics = _iteration(golden)[1]
+    metrics = _iteration(golden)[2]
     steps = golden.data["logp_old"].shape[0]
     alive = golden.agents("active_masks")[:, :steps, :, 0].astype(np.float64)
     advantage = (golden.agents("returns") - golden.agents("value_preds"))[:, :steps, :, 0].astype(np.float64)
