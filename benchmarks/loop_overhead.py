@@ -23,7 +23,7 @@ from rich.console import Console
 
 from fp3o_jax import Config, make_train
 from fp3o_jax.runs import RunOptions, run_training
-from fp3o_jax.runs.loop import Programs
+from fp3o_jax.runs.programs import Programs
 from harness import Options, Report, Timing, timed
 
 
@@ -59,9 +59,10 @@ def measure(options: LoopOverhead) -> None:
     trainer = make_train(config)
     keys = jnp.stack([jax.random.key(seed) for seed in range(options.num_seeds)])
     programs = Programs(trainer, keys, RunOptions(eval_episodes=1))
+    programs.compile()
 
     def bare() -> Any:
-        state = programs.init(keys)
+        state = programs.init()
         for _ in range(updates):
             state, metrics = programs.update(state)
         return state, metrics

@@ -4,11 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from finite import assert_allclose
 from quick import QUICK
 
+RUNS = Path(__file__).parent / "helpers" / "device_runs.py"
 PROGRAM = """
 import json, sys
 import fp3o_jax, jax, numpy as np
@@ -48,6 +51,38 @@ def test_seeds_on_two_devices():
     assert list(results) == ["vmap", "sharded keys", "pmap", "shard_map"]
     for name, entropy in results.items():
         assert entropy == [pytest.approx(row, rel=1e-4) for row in results["vmap"]], name
+
+
+def test_a_run_spread_over_devices(tmp_path):
+    """On 1, 2 and 4 the same, and when it goes on with on another number; no device waits for another."""
+    settings = {
+        **{"env": "matrix/climbing", "num_envs": 4, "rollout_length": 8, "total_env_steps": 160},
+        **{"epochs": 2, "num_minibatches": 2, "hidden_sizes": [8], "sharing": "none"},
+    }
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4 {QUICK}"
+    done = subprocess.run(
+        [sys.executable, str(RUNS), json.dumps(settings), str(tmp_path)],
+        env=os.environ | {"XLA_FLAGS": flags},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    stopped, *runs, compiled, refused = map(json.loads, done.stdout.splitlines())
+    assert stopped == {"stopped": [3, 3, 3]}
+    one, *others = runs
+    assert [run["run"] for run in runs] == ["1", "2", "all", "resumed"]
+    assert len(one["rows"]) == 3 * 5
+    for run in others:
+        for ours, theirs in zip(run["rows"], one["rows"], strict=True):
+            assert ours.keys() == theirs.keys()
+            for name in ours:
+                assert_allclose(ours[name], theirs[name], rtol=1e-4, atol=1e-5, err_msg=name)
+        assert_allclose(run["leaves"], one["leaves"], rtol=1e-4, atol=1e-4)
+        for ours, theirs in zip(run["final"], one["final"], strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-4)
+        assert run["played"] == one["played"]
+    assert compiled == {"devices": 3, "collectives": []}
+    assert refused["error"].startswith("devices=8 is more than there are: 4")
 
 
 def test_a_run_that_looks_for_nans(tmp_path):

@@ -10,7 +10,7 @@ import jax.numpy as jnp  # noqa: E402
 
 from fp3o_jax import Config, make_train  # noqa: E402
 from fp3o_jax.runs import RunOptions  # noqa: E402
-from fp3o_jax.runs.loop import Programs  # noqa: E402
+from fp3o_jax.runs.programs import Programs  # noqa: E402
 
 COMPILING = "/jax/core/compile/backend_compile_duration"
 
@@ -33,7 +33,8 @@ def main() -> None:
     start, before = time.perf_counter(), compiling
     keys = jnp.stack([jax.random.key(0)])
     programs = Programs(trainer, keys, RunOptions())
-    state = jax.block_until_ready(programs.init(keys))
+    programs.compile()
+    state = jax.block_until_ready(programs.init())
     seconds["compile_s"] = compiling - before
     seconds["trace_s"] = time.perf_counter() - start - seconds["compile_s"]
 
@@ -46,7 +47,7 @@ def main() -> None:
     seconds["second_update_s"] = time.perf_counter() - start
 
     before = compiling
-    jax.block_until_ready(programs.evaluate["greedy"](state.params, keys))
+    jax.block_until_ready(programs.play("greedy", state, 0))
     seconds["evaluation_compile_s"] = compiling - before
     print(json.dumps(seconds))
 

@@ -18,7 +18,8 @@ from jax.stages import Compiled, Lowered
 
 from cells import Cell
 from fp3o_jax import Environment, make_env, make_evaluate, make_train, xla
-from fp3o_jax.runs.programs import evaluation_keys, keep_last_good, over_seeds
+from fp3o_jax.runs.devices import over_seeds
+from fp3o_jax.runs.programs import evaluation_keys, keep_last_good
 
 #: Curves that are kept, of those that an update reports.
 CURVES = (

@@ -452,7 +452,8 @@ def test_one_seed_trains_as_one_of_several():
 
     def trained(keys):
         programs = loop.Programs(trainer, keys, RunOptions(eval_episodes=1))
-        state, metrics = programs.update(programs.init(keys))
+        programs.compile()
+        state, metrics = programs.update(programs.init())
         return jax.tree.map(np.asarray, (state.params, state.rollout.env_state, metrics))
 
     alone, beside = trained(keys[:1]), trained(keys)

@@ -19,9 +19,9 @@ from fp3o_jax import Config, ConfigError, Hyperparams, Sweep, xla
 from fp3o_jax.cli import main
 from fp3o_jax.runs import RunError, RunOptions, evaluate_run, load_run, run_training
 from fp3o_jax.runs.checkpoints import Checkpoint
+from fp3o_jax.runs.devices import spread
 from fp3o_jax.runs.directory import RunDirectory
 from fp3o_jax.runs.loop import run_records
-from fp3o_jax.runs.programs import initialiser
 from fp3o_jax.seeds import seed_keys
 from fp3o_jax.sweeps import sweep as sweep_module
 from fp3o_jax.sweeps.folder import SweepFolder
@@ -161,7 +161,7 @@ def test_one_compilation_serves_all_learning_rates():
     for actor_lr in (1e-3, 1e-2):
         trainer = make_train(CONFIG.replace(actor_lr=actor_lr))
         start = seed_keys([3]), Hyperparams(*np.float32(trainer.config.hyperparams)[:, None])
-        init = initialiser(trainer, 1)
+        init = spread(1).jit(trainer.init)
         update = jax.jit(trainer.update).lower(jax.eval_shape(trainer.init, start[0][0]))
         texts.add((init.lower(*start).as_text(), update.as_text()))
     assert len(texts) == 1

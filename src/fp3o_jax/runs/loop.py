@@ -18,12 +18,13 @@ from rich.console import Console
 from fp3o_jax import xla
 from fp3o_jax.config import Config, ConfigError, Hyperparams
 from fp3o_jax.runs.checkpoints import Checkpoint, Checkpoints, SaveError
+from fp3o_jax.runs.devices import RunAxis
 from fp3o_jax.runs.directory import RunDirectory, about, check_environment, described
 from fp3o_jax.runs.journal import Journal, Journals, all_stopped, parts
 from fp3o_jax.runs.marl_eval import marl_eval
 from fp3o_jax.runs.options import RunOptions
 from fp3o_jax.runs.outcome import print_summary, summarised
-from fp3o_jax.runs.programs import Programs, evaluation_keys, initialiser
+from fp3o_jax.runs.programs import Programs
 from fp3o_jax.runs.progress import TrainingProgress, phase, tell
 from fp3o_jax.runs.reading import in_sweep
 from fp3o_jax.runs.signals import Interrupted, deferred
@@ -158,21 +159,23 @@ def train_together(
         Interrupted: SIGINT or SIGTERM came; the state is saved.
     """
     keys = seed_keys(seed for member in members for seed in member.seeds)
-    hyperparams = _hyperparams(members)
-    _tell_of_starting(console, trainer, members)
+    programs = Programs(trainer, keys, options, _hyperparams(members))
+    axis = programs.axis
+    _tell_of_starting(console, trainer, members, axis)
     checkpoints = Checkpoints(folder, options.keep_checkpoints)
-    init = initialiser(trainer, len(keys))
-    saved = checkpoints.restore(jax.eval_shape(init, keys, hyperparams))
+    saved = checkpoints.restore(programs.template)
     if saved:
         _refuse_if_all_stopped(members, [record["frozen"] for record in run_records(saved)])
         _tell_of_resuming(console, members[0], saved)
     start = time.monotonic()
     with phase(console, "compiling"):
-        programs = Programs(trainer, keys, options, init, hyperparams)
+        programs.compile()
     compile_seconds = time.monotonic() - start
-    if not saved:
+    if saved:
+        saved = saved._replace(state=axis.place(saved.state))
+    else:
         record = {"seconds": 0.0, "runs": [{"metrics_bytes": 0, "frozen": {}} for _ in members]}
-        saved = Checkpoint(0, programs.init(keys, hyperparams), record)
+        saved = Checkpoint(0, programs.init(), record)
     checkpoints.drop_after(saved.update)
 
     with contextlib.ExitStack() as stack:
@@ -186,10 +189,10 @@ def train_together(
                 for m, to, record in zip(members, sinks, run_records(saved), strict=True)
             ]
         )
-        last = _train(programs, saved, members, journals, checkpoints, keys, options, console)
+        last = _train(programs, saved, members, journals, checkpoints, options, console)
         seconds = {"train_seconds": last.record["seconds"], "compile_seconds": compile_seconds}
         with phase(console, f"evaluating over {options.eval_episodes} episodes"):
-            results = _final_results(programs, last.state, keys, options.eval_sampled)
+            results = _final_results(programs, last.state, options.eval_sampled)
         summaries = []
         for member, journal, mine in zip(
             members, journals, parts([len(m.seeds) for m in members]), strict=True
@@ -204,7 +207,8 @@ def train_together(
         for to, summary in zip(sinks, summaries, strict=True):
             for sink in to:
                 sink.summary(summary)
-    return Trained(last, [journal.score for journal in journals], summaries)
+    whole = last._replace(state=axis.real(last.state))
+    return Trained(whole, [journal.score for journal in journals], summaries)
 
 
 def _train(
@@ -213,7 +217,6 @@ def _train(
     members: Sequence[Member],
     journals: Journals,
     checkpoints: Checkpoints,
-    keys: Array,
     options: RunOptions,
     console: Console,
 ) -> Checkpoint:
@@ -229,25 +232,31 @@ def _train(
         ]
         return {"seconds": saved.record["seconds"] + time.monotonic() - start, "runs": runs}
 
+    def write(update: int, metrics: dict[str, Any]) -> None:
+        journals.write(update, programs.axis.real(metrics), progress)
+
+    def save() -> None:
+        checkpoints.save(done, programs.axis.real(state), record(), journals.score)
+
     # The device works on an update while the host writes down the one before.
     pending: dict[str, Any] | None = None
     with deferred() as stop, TrainingProgress(console, num_updates, done) as progress:
         while done < num_updates and stop.signum is None and not journals.all_stopped:
             state, metrics = programs.update(state)
             if pending:
-                journals.write(done, pending, progress)
+                write(done, pending)
             pending, done = metrics, done + 1
             if options.eval_every and done % options.eval_every == 0:
-                pending |= _evaluate(programs, state, keys, done)
+                pending |= _evaluate(programs, state, done)
             if time.monotonic() - last_saved >= options.checkpoint_seconds:
-                journals.write(done, pending, progress)
+                write(done, pending)
                 pending = None
-                checkpoints.save(done, state, record(), journals.score)
+                save()
                 last_saved = time.monotonic()
             checkpoints.check()
         if pending:
-            journals.write(done, pending, progress)
-            checkpoints.save(done, state, record(), journals.score)
+            write(done, pending)
+            save()
         jax.block_until_ready(state)
         checkpoints.close()
     _refuse_if_all_stopped(members, [journal.frozen for journal in journals])
@@ -294,22 +303,20 @@ def _open(member: Member, metrics_bytes: int, console: Console, stack: contextli
     return sinks
 
 
-def _evaluate(programs: Programs, state: TrainState, keys: Array, update: int) -> dict[str, Array]:
+def _evaluate(programs: Programs, state: TrainState, update: int) -> dict[str, Array]:
     """Mean results [num_seeds] of the policies as they are, as metrics."""
     return {
         f"{mode}_{name}": values.mean(-1)
-        for mode, play in programs.evaluate.items()
-        for name, values in play(state.params, evaluation_keys(keys, update)).items()
+        for mode in programs.modes
+        for name, values in programs.play(mode, state, update).items()
     }
 
 
-def _final_results(
-    programs: Programs, state: TrainState, keys: Array, sampled: bool
-) -> dict[str, np.ndarray]:
+def _final_results(programs: Programs, state: TrainState, sampled: bool) -> dict[str, np.ndarray]:
     """Mean results [num_seeds] of the greedy policies, and if asked for of the sampling ones."""
     # Keys of their own: an evaluation never replays the training's episodes.
     modes = ["greedy"] + ["sampled"] * sampled
-    played = {mode: programs.evaluate[mode](state.params, evaluation_keys(keys, 0)) for mode in modes}
+    played = {mode: programs.play(mode, state, 0) for mode in modes}
     return {
         name if mode == "greedy" else f"{mode}_{name}": np.asarray(values, float).mean(-1)
         for mode, results in played.items()
@@ -328,8 +335,8 @@ def _refuse_if_all_stopped(members: Sequence[Member], frozen: Sequence[Mapping[s
         raise RunError(f"{member.directory.path}: {why}")
 
 
-def _tell_of_starting(console: Console, trainer: Trainer, members: Sequence[Member]) -> None:
-    config, num_seeds = trainer.config, sum(len(member.seeds) for member in members)
+def _tell_of_starting(console: Console, trainer: Trainer, members: Sequence[Member], axis: RunAxis) -> None:
+    config, num_seeds, devices = trainer.config, axis.num_runs, axis.devices
     tell(
         console,
         f"{config.algorithm} on {trainer.env.name}, sharing {config.sharing}, "
@@ -339,7 +346,7 @@ def _tell_of_starting(console: Console, trainer: Trainer, members: Sequence[Memb
             if len(members) == 1
             else f"{num_seeds} runs of {len(members)} configurations"
         )
-        + f", on {jax.devices()[0].device_kind}",
+        + f", on {f'{len(devices)} x ' * (len(devices) > 1)}{devices[0].device_kind}",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fp3o_jax.config import ConfigError, settle_types
 from fp3o_jax.runs.directory import plain
@@ -28,6 +28,8 @@ class RunOptions:
     """save the whole state at least this often; 0: after every update"""
     keep_checkpoints: int = 3
     """newest checkpoints to keep, besides the best one"""
+    devices: int | Literal["all"] = "all"
+    """how many of the machine's devices the seeds are spread over, each seed on one of them"""
     wandb: WandbOptions = dataclasses.field(default_factory=WandbOptions)
     tensorboard: bool = False
     """write TensorBoard event files to the run directory as well"""
@@ -37,6 +39,8 @@ class RunOptions:
         for name, least in (("eval_episodes", 1), ("eval_every", 0), ("keep_checkpoints", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least {least}")
+        if self.devices != "all" and not (isinstance(self.devices, int) and self.devices >= 1):
+            raise ConfigError(f"devices={self.devices!r} must be a whole number of at least 1, or 'all'")
         if not self.checkpoint_seconds >= 0:
             raise ConfigError(f"checkpoint_seconds={self.checkpoint_seconds} must be at least 0")
 

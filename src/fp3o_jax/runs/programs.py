@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +12,7 @@ from jax import Array
 from fp3o_jax import xla
 from fp3o_jax.config import Hyperparams
 from fp3o_jax.evaluation import make_evaluate
+from fp3o_jax.runs.devices import spread
 from fp3o_jax.runs.options import RunOptions
 from fp3o_jax.train import Trainer, TrainState
 
@@ -24,57 +23,62 @@ class Programs:
     Args:
         trainer: the run as pure functions.
         keys: [num_seeds].
-        options: what is evaluated, and when.
-        init: ``initialiser(trainer, num_seeds)``, if it has been traced already.
-        hyperparams: leaves [num_seeds]; None for those of the trainer's config.
+        options: on how many devices, what is evaluated, and when.
+        hyperparams: leaves [num_seeds]; by default those of the trainer's config.
 
     Attributes:
-        init: keys, and hyperparams if they were given -> state.
-        update: state -> (state, metrics); the state that comes in is used up.
-        evaluate: "greedy" or "sampled" -> (params, keys) -> results [num_seeds, episodes]; traced and
-            compiled by the first call, so that the first update need not wait for it.
+        axis: the seeds, and where they are.
+        update: state -> (state, metrics); the state that comes in is used up. There once :meth:`compile` ran.
     """
 
     def __init__(
-        self,
-        trainer: Trainer,
-        keys: Array,
-        options: RunOptions,
-        init: Callable[..., TrainState] | None = None,
-        hyperparams: Hyperparams | None = None,
+        self, trainer: Trainer, keys: Array, options: RunOptions, hyperparams: Hyperparams | None = None
     ):
-        num_seeds = len(keys)
-        init = init or initialiser(trainer, num_seeds)
-        start = (keys,) if hyperparams is None else (keys, hyperparams)
-        step = over_seeds(keep_last_good(trainer.update), num_seeds)
-        # XLA compiles the one while Python traces the other.
-        with ThreadPoolExecutor(1) as beside:
-            compiling = beside.submit(xla.compile_for_one_run, init.lower(*start))
-            self.update = jax.jit(step, donate_argnums=0).lower(jax.eval_shape(init, *start)).compile()
-            self.init = compiling.result()
+        self._trainer = trainer
+        self.axis = axis = spread(len(keys), options.devices)
+        self._start = axis.place((keys,) if hyperparams is None else (keys, hyperparams))
+        self._init = axis.jit(trainer.init)
+        self.update: Callable[[TrainState], tuple[TrainState, dict[str, Array]]]
         modes = {"greedy": True} | ({"sampled": False} if options.eval_every or options.eval_sampled else {})
-        self.evaluate = {
-            name: jax.jit(over_seeds(make_evaluate(trainer, options.eval_episodes, greedy), num_seeds))
-            for name, greedy in modes.items()
+        # Traced and compiled by the first call, so that the first update need not wait for it.
+        self._play = {
+            mode: axis.jit(make_evaluate(trainer, options.eval_episodes, greedy))
+            for mode, greedy in modes.items()
         }
 
+    @property
+    def template(self) -> TrainState:
+        """What ``jax.eval_shape`` says of a state, leaves [num_seeds, ...]."""
+        return jax.eval_shape(self.axis.real, jax.eval_shape(self._init, *self._start))
 
-def initialiser(trainer: Trainer, num_seeds: int) -> Callable[..., TrainState]:
-    """``trainer.init`` over keys and hyperparameters [num_seeds], traced once however often it is asked."""
-    return jax.jit(over_seeds(trainer.init, num_seeds))
+    @property
+    def modes(self) -> list[str]:
+        """How policies can be played: "greedy", and "sampled" if that was asked for."""
+        return list(self._play)
 
+    def compile(self) -> None:
+        """What takes long."""
+        step = self.axis.jit(keep_last_good(self._trainer.update), donate_argnums=0)
+        # XLA compiles the one while Python traces the other.
+        with ThreadPoolExecutor(1) as beside:
+            compiling = beside.submit(xla.compile_for_one_run, self._init.lower(*self._start))
+            self.update = step.lower(jax.eval_shape(self._init, *self._start)).compile()
+            self._init_compiled = compiling.result()
 
-def over_seeds(fn: Callable[..., Any], num_seeds: int) -> Callable[..., Any]:
-    """``jax.vmap(fn)``; one seed goes without, for which XLA compiles a quarter less."""
-    if num_seeds > 1:
-        return jax.vmap(fn)
+    def init(self) -> TrainState:
+        """The state before the first update, as :attr:`update` takes it."""
+        return self._init_compiled(*self._start)
 
-    @functools.wraps(fn)
-    def alone(*args: Any) -> Any:
-        result = fn(*jax.tree.map(lambda x: jax.lax.squeeze(x, (0,)), args))
-        return jax.tree.map(lambda x: jax.lax.expand_dims(x, (0,)), result)
+    def play(self, mode: str, state: TrainState, update: int) -> dict[str, Array]:
+        """Results [num_seeds, episodes] of the policies in a state of :attr:`update`'s.
 
-    return alone
+        Args:
+            mode: one of :attr:`modes`.
+            state: whose policies.
+            update: after which they are played, for the keys; 0 for the end.
+        """
+        keys = evaluation_keys(self._start[0], update)
+        return self.axis.real(self._play[mode](state.params, keys))
 
 
 def keep_last_good(

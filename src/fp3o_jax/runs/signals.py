@@ -28,9 +28,9 @@ class Stop:
 
 @contextmanager
 def deferred() -> Iterator[Stop]:
-    """Keeps SIGINT and SIGTERM for later; a second one acts at once.
+    """Keeps SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 for later; a second one acts at once.
 
-    Signals that are ignored, as SIGINT is in a shell's background jobs, stay ignored. Outside the main
+    The last two are how Slurm warns of the end of a job's time. Signals that are ignored, as SIGINT is in a shell's background jobs, stay ignored. Outside the main
     thread, where handlers cannot be set, signals stay as they are.
     """
     stop = Stop()
@@ -44,7 +44,7 @@ def deferred() -> Iterator[Stop]:
         for each, action in previous.items():
             signal.signal(each, action)
 
-    for signum in (signal.SIGINT, signal.SIGTERM):
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         if signal.getsignal(signum) != signal.SIG_IGN:
             previous[signum] = signal.signal(signum, handler)
     try:
