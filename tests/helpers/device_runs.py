@@ -1,0 +1,69 @@
+"""Runs on 1, 2 and all devices of this process, and one that changes: `device_runs.py SETTINGS FOLDER`."""
+
+import io
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from fp3o_jax import Config, ConfigError
+from fp3o_jax.runs import Interrupted, RunOptions, evaluate_run, load_run, run_training
+from fp3o_jax.runs.journal import Journals
+from fp3o_jax.runs.programs import Programs
+from fp3o_jax.seeds import seed_keys
+from fp3o_jax.train import make_train
+
+jax.config.update("jax_disable_most_optimizations", True)
+folder, config = Path(sys.argv[2]), Config(**json.loads(sys.argv[1]), num_seeds=3)
+quiet = Console(file=io.StringIO())
+
+
+def run(name, devices):
+    options = RunOptions(folder / name, eval_episodes=4, eval_every=2, devices=devices)
+    run_training(config, options, console=quiet)
+
+
+run("1", 1)
+run("2", 2)
+run("all", "all")
+
+# Stopped on two devices, gone on with on four.
+write = Journals.write
+
+
+def stopping(self, update, *args):
+    write(self, update, *args)
+    if update == 2:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+Journals.write = stopping
+try:
+    run("resumed", 2)
+except Interrupted:
+    print(json.dumps({"stopped": load_run(folder / "resumed")[1].num_updates.tolist()}))
+Journals.write = write
+run("resumed", 4)
+
+for path in sorted(folder.iterdir()):
+    rows = [json.loads(line) for line in (path / "metrics.jsonl").open()]
+    final = json.loads((path / "summary.json").read_text())["seeds"]
+    played = [row["episode_return"] for row in evaluate_run(path, episodes=4, console=quiet)]
+    leaves = [np.asarray(x, float).sum().item() for x in jax.tree.leaves(load_run(path)[1].params)]
+    print(json.dumps({"run": path.name, "rows": rows, "final": final, "played": played, "leaves": leaves}))
+
+programs = Programs(make_train(config), seed_keys(range(6)), RunOptions(eval_episodes=4))
+programs.compile()
+play = programs._play["greedy"].lower(programs.init().params, programs._start[0]).compile()
+texts = programs.update.as_text() + play.as_text() + programs._init_compiled.as_text()
+kinds = ["all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter"]
+print(json.dumps({"devices": len(programs.axis.devices), "collectives": [k for k in kinds if k in texts]}))
+try:
+    run("too many", 8)
+except ConfigError as error:
+    print(json.dumps({"error": str(error)}))
