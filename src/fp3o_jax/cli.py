@@ -6,7 +6,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
@@ -20,6 +20,7 @@ from fp3o_jax.runs import RunError, RunOptions, evaluate_run, render_run, run_tr
 from fp3o_jax.runs.directory import read_config, read_options
 from fp3o_jax.runs.progress import tell
 from fp3o_jax.sweeps import show_status
+from fp3o_jax.sweeps.cluster import JobOptions
 from fp3o_jax.sweeps.study import Study, read_study, take_axes
 
 DESCRIPTION = """\
@@ -111,6 +112,8 @@ def _sweep_command(study: Study, given: list[str]) -> Callable[..., None]:
         dry_run: bool = False,
         index: int | None = None,
         print_commands: bool = False,
+        on: Literal["here", "slurm", "local"] = "here",
+        jobs: JobOptions = study.jobs,
     ) -> None:
         """Train many runs side by side: `fp3o sweep [PRESET | STUDY.toml] [axes] [settings] --run-dir DIR`.
 
@@ -125,6 +128,9 @@ def _sweep_command(study: Study, given: list[str]) -> Callable[..., None]:
             dry_run: say how many programs and runs it is, and train nothing
             index: train one program alone, counted from 0: a job on a cluster
             print_commands: print a command for each program that is not finished, and train nothing
+            on: slurm: submit a job for each program that is not finished (needs submitit); local: the same
+                in processes of this machine, to try it
+            jobs: what such a job asks for
         """
         planned = dataclasses.replace(
             study,
@@ -136,6 +142,10 @@ def _sweep_command(study: Study, given: list[str]) -> Callable[..., None]:
         )
         if dry_run:
             planned.describe(Console())
+        elif on != "here":
+            if index is not None:
+                raise ConfigError(f"index={index} is one program alone, and --on {on} submits all")
+            planned.submit(on, jobs, Console())
         elif print_commands:
             planned.print_commands(in_one_style(given, sweep))
         else:

@@ -294,3 +294,29 @@ def test_critics_are_shared_apart_from_actors():
     assert not partial.critic.pooled
     with pytest.raises(ConfigError, match=r"critic_groups=\[0, 1\] .* each of 3 agents"):
         make_sharing("none", None, 3, critic_sharing="groups", critic_groups=[0, 1])
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_agents_of_other_sizes_share_weights(recurrent):
+    """All at once as one at a time."""
+    networks = ActorCritic(
+        sharing=make_sharing("full", None, 3),
+        obs_sizes=(4, 2, 3),
+        critic_sizes=(6,) * 3,
+        action_sizes=(3, 2, 3),
+        discrete=True,
+        trunk=Trunk((8, 8), recurrent=recurrent),
+        agent_id=True,
+    )
+    key = jax.random.key(0)
+    params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(key, x.shape), networks.init(key)["actor"])
+    own = jnp.arange(4) < jnp.array([4, 2, 3])[:, None, None, None]
+    obs = jax.random.normal(key, (3, 5, 2, 4)) * own
+    hidden = jax.random.normal(key, (3, 2, 8)) if recurrent else None
+    starts = jax.random.bernoulli(key, 0.3, (5, 2))
+    ours, _ = networks.policy(params, obs, None, hidden, starts)
+    for i in range(3):
+        mine = jnp.array([i])
+        state = None if hidden is None else hidden[mine]
+        alone, _ = networks.policy(params, obs[mine], None, state, starts, mine)
+        assert_allclose(ours.logits[i], alone.logits[0], rtol=1e-5, atol=1e-6)

@@ -30,8 +30,9 @@ class Stop:
 def deferred() -> Iterator[Stop]:
     """Keeps SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 for later; a second one acts at once.
 
-    The last two are how Slurm warns of the end of a job's time. Signals that are ignored, as SIGINT is in a shell's background jobs, stay ignored. Outside the main
-    thread, where handlers cannot be set, signals stay as they are.
+    The last two are how Slurm warns of the end of a job's time. Signals that are ignored, as SIGINT is in a
+    shell's background jobs, stay ignored. Outside the main thread, where handlers cannot be set, signals stay
+    as they are.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():

@@ -8,7 +8,7 @@ import shlex
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 
@@ -17,6 +17,7 @@ from fp3o_jax.presets import PRESETS
 from fp3o_jax.runs.options import RunOptions
 from fp3o_jax.runs.progress import tell
 from fp3o_jax.runs.sinks import WandbOptions
+from fp3o_jax.sweeps.cluster import JobOptions, submit
 from fp3o_jax.sweeps.sweep import Sweep, program_label
 
 #: What a file of a study may hold, besides what :class:`Study` has.
@@ -39,15 +40,30 @@ class Study:
     samples: int = 0
     sample_seed: int = 0
     runs_per_program: int | None = None
+    jobs: JobOptions = dataclasses.field(default_factory=JobOptions)
 
     def sweep(self) -> Sweep:
         if self.options.run_dir is None:
             raise ConfigError("run_dir=None: say where the sweep shall be, `--run-dir sweeps/first`")
-        return Sweep(**{field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
+        names = [field.name for field in dataclasses.fields(self) if field.name != "jobs"]
+        return Sweep(**{name: getattr(self, name) for name in names})
 
     def run(self, index: int | None, console: Console) -> None:
         """Trains what is missing: see :meth:`Sweep.run`."""
         self.sweep().run(self.options.run_dir, index=index, console=console)
+
+    def submit(self, where: Literal["slurm", "local"], jobs: JobOptions, console: Console) -> None:
+        """Submits a job for each program that is not finished."""
+        submitted = submit(self.sweep(), self.options.run_dir, where, jobs)
+        if not submitted:
+            tell(console, f"{self.options.run_dir} is finished")
+            return
+        for job in submitted:
+            tell(console, f"job {job.job_id}, its output in {job.paths.stdout}")
+        if where == "local":
+            for job in submitted:
+                job.wait()
+        tell(console, f"fp3o status {self.options.run_dir} tells how far they are")
 
     def describe(self, console: Console) -> None:
         """Says how many programs and runs there would be."""
@@ -118,8 +134,8 @@ def _from_file(path: Path) -> Study:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"study={str(path)!r} cannot be read: {error}") from None
-    own = [f.name for f in dataclasses.fields(Study) if f.name not in ("config", "options")]
-    _check_names(str(path), content, (*FILE, *own))
+    own = [f.name for f in dataclasses.fields(Study) if f.name not in ("config", "options", "jobs")]
+    _check_names(str(path), content, (*FILE, *own, "jobs"))
     for kind in AXES:
         if not isinstance(content.get(kind, {}), Mapping):
             raise ConfigError(f"{path}: {kind}={content[kind]!r} must be a table of axes")
@@ -134,11 +150,14 @@ def _from_file(path: Path) -> Study:
     if "wandb" in options:
         _check_names(f"{path}, options.wandb", options["wandb"], WandbOptions.__dataclass_fields__)
         options["wandb"] = WandbOptions(**options["wandb"])
+    jobs = content.get("jobs", {})
+    _check_names(f"{path}, jobs", jobs, [f.name for f in dataclasses.fields(JobOptions)])
     options.setdefault("run_dir", content.get("run_dir", Path("sweeps") / path.stem))
     return Study(
         config.replace(**settings),
         RunOptions(**options),
         **{name: content[name] for name in own if name in content},
+        jobs=JobOptions(**jobs),
     )
 
 

@@ -126,6 +126,15 @@ class Sweep:
         folder, programs = SweepFolder(Path(run_dir)), self.programs(run_dir)
         return [i for i, runs in enumerate(programs) if not folder.is_finished([run.name for run in runs])]
 
+    def write_plan(self, run_dir: Path | str) -> list[list[PlannedRun]]:
+        """Writes ``sweep.json``, or adds to it what it lacks, and trains nothing; returns all programs.
+
+        Raises:
+            ConfigError: the folder holds another plan.
+        """
+        self._folder = SweepFolder(Path(run_dir))
+        return self._folder.extend(self.config, self.points, self.runs_per_program)
+
     def describe(self, run_dir: Path | str | None = None) -> str:
         """How much it is, in a sentence."""
         programs = self.programs(run_dir)
@@ -158,8 +167,8 @@ class Sweep:
         """
         console = console or Console()
         xla.keep_compiled()
-        self._folder = folder = SweepFolder(Path(run_dir))
-        programs = folder.extend(self.config, self.points, self.runs_per_program)
+        programs = self.write_plan(run_dir)
+        folder = SweepFolder(Path(run_dir))
         if index is not None and not 0 <= index < len(programs):
             raise ConfigError(f"index={index} must be 0 to {len(programs) - 1}: so many programs there are")
         failed = []
