@@ -10,6 +10,7 @@ import pytest
 
 from fake_runs import write_run
 from fp3o_jax.cli import main
+from slurm import stand_in
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -102,6 +103,11 @@ def test_commands(command, tmp_path, monkeypatch):
     if args[0] == "sweep":
         (study,) = blocks("toml", (ROOT / "docs" / "sweeps.md").read_text())
         (tmp_path / "study.toml").write_text(study)
+        if "--on" in args:
+            stand_in(tmp_path, monkeypatch)
+            assert main(args) == 0
+            assert "--array=0-1%2" in (tmp_path / "sbatch.sh").read_text()
+            return
         args += [*([] if {"--index", "--dry-run"} & {*args} else ["--index", "0"])]
         args += ["--env", "matrix/xor", "--num-seeds", "1", "--eval-episodes", "4", *small]
         assert main(args) == 0

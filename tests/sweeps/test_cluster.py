@@ -3,17 +3,16 @@
 import json
 import os
 import signal
-import stat
 import sys
 import time
 from pathlib import Path
 
 import pytest
-import submitit  # noqa: F401  (logs to what is stdout when it is first imported, which must not be a test's)
 
 from fp3o_jax import ConfigError
 from fp3o_jax.cli import main
 from fp3o_jax.sweeps.cluster import JobOptions
+from slurm import stand_in
 
 TINY = """
 run_dir = "{folder}"
@@ -87,13 +86,7 @@ def test_a_job_that_is_warned_saves_and_is_queued_again(study):
 
 def test_what_slurm_would_get(study, tmp_path, monkeypatch, capsys):
     """From a stand-in for ``sbatch``."""
-    bin = tmp_path / "bin"
-    bin.mkdir()
-    for name in ("sbatch", "srun", "scontrol", "squeue", "sacct"):
-        tool = bin / name
-        tool.write_text(f'#!/bin/sh\ncp "$1" {tmp_path}/{name}.sh\necho "Submitted batch job 12"\n')
-        tool.chmod(tool.stat().st_mode | stat.S_IEXEC)
-    monkeypatch.setenv("PATH", f"{bin}{os.pathsep}{os.environ['PATH']}")
+    stand_in(tmp_path, monkeypatch)
     file, folder = study(minutes=90)
     arguments = ["--jobs.partition", "gpu", "--jobs.gpus", "1", "--jobs.account", "lab"]
     arguments += ["--jobs.at-once", "1"]
