@@ -46,8 +46,6 @@ def main(args: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status: 2 for settings that cannot be used, 1 for a run that
     cannot go on."""
     args = list(sys.argv[1:] if args is None else args)
-    if len(args) > 1 and args[1].startswith("--resume="):
-        args[1:2] = args[1].split("=", 1)
     xla.keep_compiled()
     try:
         default, options = Config(), RunOptions()
@@ -56,11 +54,9 @@ def main(args: Sequence[str] | None = None) -> int:
             if preset not in PRESETS:
                 raise unknown("preset", preset, PRESETS)
             default = PRESETS[preset].config
-        elif args[:2] == ["train", "--resume"]:
-            if len(args) < 3:
-                raise ConfigError("--resume needs the directory of a run")
-            run = Path(args[2])
-            del args[1:3]
+        if args[:1] == ["train"] and (run := _take_resumed(args)) is not None:
+            if default != Config():
+                raise ConfigError(f"--resume {run} has settings of its own: leave the preset out")
             default = read_config(run)
             options = RunOptions.from_dict(read_options(run), run)
         study, given = Study(), args[1:]
@@ -88,6 +84,25 @@ def main(args: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _take_resumed(args: list[str]) -> Path | None:
+    """The run behind ``--resume``, which is taken out of the arguments.
+
+    Raises:
+        ConfigError: there is none, or another directory is named.
+    """
+    places = [i for i, arg in enumerate(args) if arg == "--resume" or arg.startswith("--resume=")]
+    if not places:
+        return None
+    _, equals, run = args.pop(places[0]).partition("=")
+    if not equals:
+        if len(args) <= places[0] or args[places[0]].startswith("--"):
+            raise ConfigError("--resume needs the directory of a run")
+        run = args.pop(places[0])
+    if any(arg.partition("=")[0] in ("--run-dir", "--run_dir") for arg in args):
+        raise ConfigError(f"--resume {run} goes on in that directory: leave --run-dir out")
+    return Path(run)
+
+
 def _train_command(default: Config, default_options: RunOptions) -> Callable[..., None]:
     def train(
         config: Annotated[Config, tyro.conf.arg(name="")] = default,
@@ -95,7 +110,8 @@ def _train_command(default: Config, default_options: RunOptions) -> Callable[...
     ) -> None:
         """Train, evaluate and write a run directory.
 
-        `fp3o train [PRESET] [settings]`, or `fp3o train --resume RUN` for one that was stopped.
+        `fp3o train [PRESET] [settings]`, or `fp3o train --resume RUN` for one that was stopped; with a larger
+        `--total-env-steps` it goes on further than it was going to.
         """
         run_training(config, options)
 

@@ -121,6 +121,32 @@ def test_the_command_line_says_how_to_go_on_and_does(whole, tmp_path, monkeypatc
     assert "is not a run" in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_run_with_more_env_steps_goes_on(finished, whole, tmp_path, monkeypatch, capsys):
+    """To the bit as if it had been that long from the start; what its old end was stays there."""
+    path = tmp_path / "run"
+    if finished:
+        train(path, CONFIG.replace(total_env_steps=160))
+    else:
+        with monkeypatch.context() as patch, pytest.raises(Interrupted):
+            stop_after(patch, 3)
+            train(path, CONFIG.replace(total_env_steps=160))
+    assert main(["train", "--total-env-steps", "320", f"--resume={path}"]) == 0
+    assert "total_env_steps grows from 160 to 320" in " ".join(capsys.readouterr().out.split())
+    assert result(path) == result(whole)
+    assert json.loads((path / "summary.json").read_text())["env_steps"] == 320
+    assert (path / "summary_160.json").exists() == finished
+    for args, said in (
+        (["--resume", str(path), "--total-env-steps", "160"], "total_env_steps is 320 there and 160 here"),
+        (["--resume", str(path), "--run-dir", str(tmp_path / "other")], "leave --run-dir out"),
+        (["mpe-spread", "--resume", str(path)], "leave the preset out"),
+        (["--eval-episodes", "4", "--resume", "--num-seeds"], "--resume needs the directory"),
+    ):
+        assert main(["train", *args]) == 2
+        assert said in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "other").exists()
+
+
 @pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")  # noise of threads
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(damage, whole, tmp_path, monkeypatch):

@@ -73,11 +73,12 @@ class RunDirectory:
                 f"env_kwargs={config.env_kwargs!r} cannot be written to a file: {error}"
             ) from None
         self.path = default_path(config) if path is None else Path(path)
+        self.grows_from: int | None = None
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"run_dir={str(self.path)!r} is a file: choose a directory")
         existing = self.path.exists() and any(self.path.iterdir())
         if existing and (self.path / "config.json").exists():
-            _check_agrees(self.path, config)
+            self.grows_from = _check_agrees(self.path, config)
             check_environment(self.path, environment, ("object", *SEEN))
             check_trunk(self.path, trunk)
         elif existing and not {p.name for p in self.path.iterdir()} <= _OWN:
@@ -92,6 +93,11 @@ class RunDirectory:
             made_on = {name: what for name, what in given.items() if what is not None}
             self.write("run.json", about() | {"options": options or {}} | made_on)
             # Last, so that a directory with a config is a run.
+            self.write("config.json", config.to_dict())
+        if self.grows_from is not None:
+            # The summary first: killed in between, the run is one that was not finished.
+            if self.summary is not None:
+                (self.path / "summary.json").rename(self.path / f"summary_{self.grows_from}.json")
             self.write("config.json", config.to_dict())
         self.about: dict[str, Any] = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
         self._metrics = (self.path / "metrics.jsonl").open("ab", buffering=0)
@@ -293,18 +299,24 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _check_agrees(path: Path, config: Config) -> None:
+def _check_agrees(path: Path, config: Config) -> int | None:
+    """The ``total_env_steps`` of the run there, if it has fewer and is the same run in all else."""
     there, here = plain(read_config(path).to_dict()), plain(config.to_dict())
     differences = [
         f"{name} is {there[name]!r} there and {value!r} here"
         for name, value in here.items()
         if there[name] != value
     ]
+    steps = "total_env_steps"
+    if len(differences) == 1 and there[steps] < here[steps]:
+        return there[steps]
     if differences:
         raise ConfigError(
             f"run_dir={str(path)!r} holds a run of other settings ({'; '.join(differences)}), and a run is "
-            "never overwritten: choose another directory, or the settings that it has"
+            "never overwritten: choose another directory, or the settings that it has (of which "
+            "total_env_steps may grow)"
         )
+    return None
 
 
 def _lock(path: Path) -> Any:

@@ -50,7 +50,8 @@ def run_training(
     """Trains all seeds of a config side by side, evaluates them and writes a run directory.
 
     A directory that holds the same run, unfinished, is gone on with, bit by bit as if it had never stopped;
-    of a finished one the summary is returned.
+    of a finished one the summary is returned. With a larger ``total_env_steps`` either goes on to the new
+    end; the summary of the old one is kept beside the new as ``summary_STEPS.json``.
 
     Args:
         config: what to train.
@@ -85,6 +86,8 @@ def run_training(
     environment = None if env is None else described(env, trainer.env)
     directory = RunDirectory(options.run_dir, config, options.to_dict(), environment, described_trunk(trunk))
     try:
+        if directory.grows_from is not None:
+            tell(console, _growth(directory.grows_from, config))
         if directory.summary is None:
             members = [Member(config, directory, options)]
             trained = train_together(trainer, members, directory.path / "checkpoints", options, console)
@@ -106,6 +109,14 @@ def run_training(
         directory.close()
     print_summary(console, summary, directory.path)
     return summary | {"run_dir": directory.path}
+
+
+def _growth(before: int, config: Config) -> str:
+    falls = config.lr_schedule == "linear"
+    return f"total_env_steps grows from {before:,} to {config.total_env_steps:,}" + falls * (
+        ": learning rates fall linearly to 0 at the new end, so from here on they are higher than they were "
+        "going to be"
+    )
 
 
 class Member(NamedTuple):
