@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from finite import assert_allclose
+from finite import assert_allclose, assert_array_equal
 from fp3o_jax import Config, ConfigError
 from fp3o_jax.cli import main
 from fp3o_jax.runs import Interrupted, RunError, RunOptions, load_run, loop, run_training
@@ -119,6 +119,42 @@ def test_the_command_line_says_how_to_go_on_and_does(whole, tmp_path, monkeypatc
     assert "actor_lr is 0.0005 there and 1.0 here" in " ".join(capsys.readouterr().err.split())
     assert main(["train", "--resume", str(tmp_path)]) == 2
     assert "is not a run" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_run_begins_with_the_weights_of_another(whole, tmp_path, capsys):
+    """With settings of its own, its learning rate above all, which lives in the state."""
+    path, source = tmp_path / "run", load_run(whole)[1]
+    other = CONFIG.replace(algorithm="mappo", total_env_steps=32, actor_lr=1e-12, critic_lr=1e-12)
+    options = dataclasses.replace(OFTEN, init_from=whole)
+    train(path, other, options)
+    trainer, state = load_run(path)
+    assert trainer.config.algorithm == "mappo"
+    assert_array_equal(state.hyperparams.actor_lr, np.float32([1e-12, 1e-12]))
+    jax.tree.map(lambda a, b: assert_allclose(a, b, atol=1e-6), state.params, source.params)
+    kernel = state.params["actor"]["trunk"]["dense_0"]
+    assert not np.array_equal(kernel[0], kernel[1])
+
+    single = tmp_path / "single"
+    train(single, other.replace(num_seeds=1, total_env_steps=64), OFTEN)
+    train(tmp_path / "of one", other, dataclasses.replace(OFTEN, init_from=single))
+    ours, one = load_run(tmp_path / "of one")[1].params, load_run(single)[1].params
+    jax.tree.map(lambda a, b: assert_allclose(a, np.repeat(b, 2, 0), atol=1e-6), ours, one)
+
+    for name, config, start, said in (
+        (
+            "a",
+            other.replace(hidden_size=16),
+            whole,
+            "head.logits.kernel is [1, 8, 3] there and [1, 16, 3] here",
+        ),
+        ("b", other.replace(num_seeds=3), whole, "has 2 seeds and this run 3"),
+        ("c", other, tmp_path, "is not a run"),
+        ("run", other, None, "began with init_from="),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(said)):
+            train(tmp_path / name, config, dataclasses.replace(OFTEN, init_from=start))
+    with pytest.raises(ConfigError, match="say where the run shall be"):
+        run_training(other, options)
 
 
 @pytest.mark.parametrize("finished", [True, False])

@@ -29,6 +29,7 @@ from fp3o_jax.runs.progress import TrainingProgress, phase, tell
 from fp3o_jax.runs.reading import in_sweep
 from fp3o_jax.runs.signals import Interrupted, deferred
 from fp3o_jax.runs.sinks import Sink, make_sinks
+from fp3o_jax.runs.warm_start import check_start, load_weights
 from fp3o_jax.seeds import seed_keys
 from fp3o_jax.team.trunks import Trunks
 from fp3o_jax.team.trunks import described as described_trunk
@@ -81,6 +82,7 @@ def run_training(
             f"run_dir={str(options.run_dir)!r} is one of a sweep's, whose programs train it: go on with the "
             "command of the sweep, `fp3o sweep`"
         )
+    check_start(options)
     trainer = make_train(config, env, trunk)
     config = config.replace(env=trainer.env.name)
     environment = None if env is None else described(env, trainer.env)
@@ -178,6 +180,9 @@ def train_together(
     if saved:
         _refuse_if_all_stopped(members, [record["frozen"] for record in run_records(saved)])
         _tell_of_resuming(console, members[0], saved)
+    begin_with = {}
+    if not saved and options.init_from is not None:
+        begin_with = axis.place(load_weights(options.init_from, programs.template))
     start = time.monotonic()
     with phase(console, "compiling"):
         programs.compile()
@@ -186,7 +191,7 @@ def train_together(
         saved = saved._replace(state=axis.place(saved.state))
     else:
         record = {"seconds": 0.0, "runs": [{"metrics_bytes": 0, "frozen": {}} for _ in members]}
-        saved = Checkpoint(0, programs.init(), record)
+        saved = Checkpoint(0, programs.init().replace(**begin_with), record)
     checkpoints.drop_after(saved.update)
 
     with contextlib.ExitStack() as stack:

@@ -18,6 +18,9 @@ class RunOptions:
 
     run_dir: Path | None = None
     """directory to write to, or to go on with; by default the one below runs/ that belongs to the settings"""
+    init_from: Path | None = None
+    """start from the weights of this run, with settings of one's own: its networks must be as large, and it
+    must have as many seeds or one"""
     eval_episodes: int = 512
     """episodes that the policy of each seed is evaluated on"""
     eval_every: int = 0
@@ -46,10 +49,13 @@ class RunOptions:
 
     def to_dict(self) -> dict[str, Any]:
         """All but the place, as JSON holds it."""
-        return plain({k: v for k, v in dataclasses.asdict(self).items() if k != "run_dir"})
+        options = plain({k: v for k, v in dataclasses.asdict(self).items() if k != "run_dir"})
+        return options | {"init_from": None if self.init_from is None else str(self.init_from)}
 
     @classmethod
     def from_dict(cls, options: Mapping[str, Any], run_dir: Path) -> RunOptions:
         """The inverse of ``to_dict``."""
         wandb = options["wandb"] | {"tags": tuple(options["wandb"]["tags"])}
-        return cls(run_dir, **{**options, "wandb": WandbOptions(**wandb)})
+        first = options.get("init_from")
+        given = {"init_from": None if first is None else Path(first), "wandb": WandbOptions(**wandb)}
+        return cls(run_dir, **{**options, **given})

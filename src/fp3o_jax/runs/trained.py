@@ -43,7 +43,7 @@ def load_run(
             other settings of JAX; or it was given an environment object or a trunk, and ``env`` or ``trunk``
             is not such a one.
     """
-    return _load(path, env, trunk, lambda checkpoints, template: checkpoints.restore(template, best))
+    return load_parts(path, env, trunk, lambda checkpoints, template: checkpoints.restore(template, best))
 
 
 def load_params(
@@ -66,12 +66,12 @@ def load_params(
     Raises:
         ConfigError: as in :func:`load_run`, but of the parameters alone.
     """
-    return _load(
+    return load_parts(
         path, env, trunk, lambda checkpoints, template: checkpoints.restore_part(template, "params", best)
     )
 
 
-def _load(
+def load_parts(
     path: Path, env: Any, trunk: Trunks | None, restore: Callable[[Checkpoints, Any], Any]
 ) -> tuple[Trainer, Any]:
     path = Path(path)

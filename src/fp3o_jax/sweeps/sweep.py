@@ -93,6 +93,11 @@ class Sweep:
         )
         self.runs_per_program = runs_per_program
         self.options = dataclasses.replace(options or RunOptions(), eval_sampled=True)
+        if self.options.init_from is not None:
+            raise ConfigError(
+                f"init_from={str(self.options.init_from)!r} is for single runs, `fp3o train`: a sweep's runs "
+                "begin with weights of their own"
+            )
         self._folder: SweepFolder | None = None
         self.programs()  # or a number of runs that is too small would be found out too late
         self._check_environments()
