@@ -184,3 +184,23 @@ def test_theory_example(tmp_path, monkeypatch, capsys):
     runpy.run_path(str(script), run_name="__main__")
     assert "full pipeline (FP3O): the return fell in 0 of 50 games" in capsys.readouterr().out
     assert figure.stat().st_size > 5000
+
+
+def test_many_seeds(tmp_path, capsys, monkeypatch):
+    module = runpy.run_path(str(ROOT / "experiments" / "many_seeds.py"))
+    module["main"](tmp_path / "study", quick=True)
+    table = capsys.readouterr().out.splitlines()[-3:]
+    assert [line.split()[:2] for line in table] == [["algorithm"], ["fp3o", "2"], ["mappo", "2"]]
+    assert (tmp_path / "study" / "curves.png").exists()
+
+
+def test_several_maps(tmp_path, capsys):
+    module = runpy.run_path(str(ROOT / "experiments" / "several_maps.py"))
+    module["main"](tmp_path / "study", quick=True)
+    table = [line.split() for line in capsys.readouterr().out.splitlines()[-4:]]
+    assert [row[:-2] for row in table] == [
+        ["matrix/climbing", "full"],
+        ["none"],
+        ["matrix/xor", "full"],
+        ["none"],
+    ]
