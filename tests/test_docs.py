@@ -186,7 +186,7 @@ def test_theory_example(tmp_path, monkeypatch, capsys):
     assert figure.stat().st_size > 5000
 
 
-def test_many_seeds(tmp_path, capsys, monkeypatch):
+def test_many_seeds(tmp_path, capsys):
     module = runpy.run_path(str(ROOT / "experiments" / "many_seeds.py"))
     module["main"](tmp_path / "study", quick=True)
     table = capsys.readouterr().out.splitlines()[-3:]

@@ -61,6 +61,13 @@ def test_local_jobs_train_the_programs(study, capsys):
     assert "is finished" in capsys.readouterr().out
 
 
+def test_local_jobs_that_fail_are_told(study, capsys, monkeypatch):
+    file, _ = study()
+    monkeypatch.setenv("JAX_PLATFORMS", "nowhere")  # of the jobs: this process has its device
+    assert main(["sweep", file, "--on", "local"]) == 1
+    assert "2 of 2 jobs failed" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_job_that_is_warned_saves_and_is_queued_again(study):
     """As Slurm does before a job's time is over, to the process that trains."""
     from fp3o_jax.sweeps.cluster import submit

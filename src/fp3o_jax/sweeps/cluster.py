@@ -46,7 +46,7 @@ class JobOptions:
 
 
 class ProgramJob:
-    """Trains one program in a job of its own, which is queued again when it is stopped.
+    """Trains one program in a job of its own, which is queued again when its time is over.
 
     Args:
         sweep: the plan.
@@ -60,10 +60,10 @@ class ProgramJob:
         try:
             self._sweep.run(self._run_dir, index=index)
         except Interrupted as stop:
-            # The state is saved: now the signal may do what submitit has set up for it.
-            warned = {signal.SIGUSR1, signal.SIGUSR2}
-            name = os.environ.get("SUBMITIT_PREEMPT_SIGNAL", "USR2")
-            os.kill(os.getpid(), stop.signum if stop.signum in warned else getattr(signal, f"SIG{name}"))
+            # The state is saved: now a warning may do what submitit has set up for it. A job that is
+            # cancelled (SIGTERM) ends.
+            if stop.signum in (signal.SIGUSR1, signal.SIGUSR2):
+                os.kill(os.getpid(), stop.signum)
             raise
 
     def checkpoint(self, index: int) -> Any:

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from fp3o_jax.config import Config, ConfigError, unknown
 from fp3o_jax.presets import PRESETS
+from fp3o_jax.runs.loop import RunError
 from fp3o_jax.runs.options import RunOptions
 from fp3o_jax.runs.progress import tell
 from fp3o_jax.runs.sinks import WandbOptions
@@ -53,7 +54,11 @@ class Study:
         self.sweep().run(self.options.run_dir, index=index, console=console)
 
     def submit(self, where: Literal["slurm", "local"], jobs: JobOptions, console: Console) -> None:
-        """Submits a job for each program that is not finished."""
+        """Submits a job for each program that is not finished; those of this machine are waited for.
+
+        Raises:
+            RunError: one of them failed.
+        """
         submitted = submit(self.sweep(), self.options.run_dir, where, jobs)
         if not submitted:
             tell(console, f"{self.options.run_dir} is finished")
@@ -61,8 +66,10 @@ class Study:
         for job in submitted:
             tell(console, f"job {job.job_id}, its output in {job.paths.stdout}")
         if where == "local":
-            for job in submitted:
-                job.wait()
+            failed = [job for job in submitted if job.exception() is not None]
+            if failed:
+                said = "\n".join(str(job.exception()).rstrip().splitlines()[-1] for job in failed)
+                raise RunError(f"{len(failed)} of {len(submitted)} jobs failed:\n{said}")
         tell(console, f"fp3o status {self.options.run_dir} tells how far they are")
 
     def describe(self, console: Console) -> None:
