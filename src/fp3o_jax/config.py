@@ -116,6 +116,10 @@ class Config:
     update; by default as the algorithm's authors do: once with happo, else stages"""
     num_minibatches: int = 1
     """parts that the batch is split into, newly drawn in each epoch"""
+    env_shards: int = 1
+    """parts that the environments of a run are in, which as many devices can share. Each has random numbers
+    of its own and gives as much to every minibatch: other results for another number of shards, of the same
+    distribution, and the same ones on any number of devices"""
 
     actor_lr: float = 5e-4
     """Adam's learning rate for the policies"""
@@ -247,6 +251,7 @@ class Config:
             "rollout_length",
             "epochs",
             "num_minibatches",
+            "env_shards",
             "hidden_size",
             "chunk_length",
             "num_seeds",
@@ -295,6 +300,16 @@ class Config:
                 f"num_minibatches={self.num_minibatches} must divide the {self.num_sequences} {what} of a "
                 f"batch (num_envs={self.num_envs} x rollout_length={self.rollout_length}"
                 f"{f' / chunk_length={self.chunk_length}' if self.recurrent else ''}): {near} would"
+            )
+        if self.num_envs % self.env_shards:
+            raise ConfigError(
+                f"env_shards={self.env_shards} must divide num_envs={self.num_envs}: "
+                f"{_nearest_divisors(self.num_envs, self.env_shards)} would"
+            )
+        if self.num_sequences // self.env_shards % self.num_minibatches:
+            raise ConfigError(
+                f"num_minibatches={self.num_minibatches} must divide the "
+                f"{self.num_sequences // self.env_shards} samples of each of env_shards={self.env_shards}"
             )
         groups_given = self.trunk_groups is not None or self.head_groups is not None
         if self.sharing == "groups" and self.trunk_groups is None:

@@ -14,6 +14,7 @@ from jax import Array
 
 from fp3o_jax.envs import Observation, Outcome
 from fp3o_jax.envs.base import batch_reset, batch_step
+from fp3o_jax.kernels import shards
 from fp3o_jax.train import Trainer
 
 STEP_LIMIT = 10_000
@@ -60,7 +61,7 @@ def make_evaluate(
 
     Args:
         trainer: what ``make_train`` returned.
-        episodes: E.
+        episodes: E, rounded up to a multiple of ``Config.env_shards``.
         greedy: take the most probable action (else sample).
 
     Returns:
@@ -69,7 +70,12 @@ def make_evaluate(
         An episode without an end is cut after ``STEP_LIMIT`` steps.
     """
 
+    count = trainer.config.env_shards
+    episodes = -(-episodes // count)
+
     def evaluate(params: Any, key: Array) -> dict[str, Array]:
+        key = shards.own_key(key)
+
         def unfinished(carry: tuple) -> Array:
             step, _, _, done = carry
             return ~done.all() & (step < STEP_LIMIT)
@@ -95,7 +101,11 @@ def make_evaluate(
             del results["win_rate"]
         return results
 
-    return evaluate
+    def of_all_shards(params: Any, key: Array) -> dict[str, Array]:
+        results = shards.over_shards(evaluate, count, (None, None), 0)(params, key)
+        return results if count == 1 else jax.tree.map(jnp.ravel, results)
+
+    return of_all_shards
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ from jax import Array
 from fp3o_jax import xla
 from fp3o_jax.config import Config, ConfigError, Hyperparams
 from fp3o_jax.envs import Environment, make_env
+from fp3o_jax.kernels import shards
 from fp3o_jax.method import normalization
 from fp3o_jax.method.descent import Metrics
 from fp3o_jax.method.normalization import ValueNorm
@@ -57,6 +58,12 @@ class TrainState:
     episodes: Metrics
     hyperparams: Hyperparams
 
+    @classmethod
+    def layout(cls, run: Any, shard: Any) -> TrainState:
+        """A prefix of a state: what is a run's, and what each of its shards' (``Config.env_shards``)."""
+        fields = dict.fromkeys((field.name for field in dataclasses.fields(cls)), run)
+        return cls(**fields | {"rollout": shard})
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trainer:
@@ -99,9 +106,12 @@ class Trainer:
 
     def init(self, key: Array, hyperparams: Hyperparams | Mapping[str, Any] | None = None) -> TrainState:
         """The state before the first iteration."""
+        init = shards.over_shards(self._init, self.config.env_shards, None, TrainState.layout(None, 0))
+        return init(key, self.config.hyperparams.override(hyperparams))
+
+    def _init(self, key: Array, hyperparams: Hyperparams) -> TrainState:
         key, key_params, key_envs = jax.random.split(key, 3)
         params = self.networks.init(key_params)
-        hyperparams = self.config.hyperparams.override(hyperparams)
         names = ["episode_return", "episode_length"] + ["win_rate"] * self.env.reports_wins
         # Whoever looks for NaNs by JAX_DEBUG_NANS wants to be shown others than these.
         nothing_yet = 0.0 if jax.config.jax_debug_nans else jnp.nan
@@ -109,7 +119,12 @@ class Trainer:
             params=params,
             opt_state={part: optimizer.init(params[part]) for part in params},
             value_norm=normalization.init(max(self.networks.sharing.critic_groups) + 1),
-            rollout=init_rollout(self.env, self.networks, key_envs, self.config.num_envs),
+            rollout=init_rollout(
+                self.env,
+                self.networks,
+                shards.own_key(key_envs),
+                self.config.num_envs // self.config.env_shards,
+            ),
             key=key,
             num_updates=jnp.zeros((), jnp.int32),
             # Of a firm type, so that the update's state is the same type again: one compilation.
@@ -119,9 +134,14 @@ class Trainer:
 
     def update(self, state: TrainState) -> tuple[TrainState, Metrics]:
         """One iteration: rollout, advantages, pipeline update."""
+        layout = TrainState.layout(None, 0)
+        update = shards.over_shards(self._update, self.config.env_shards, (layout,), (layout, None))
+        return update(state)
+
+    def _update(self, state: TrainState) -> tuple[TrainState, Metrics]:
         config = self.config
         key, key_rollout, key_schedule, key_update = jax.random.split(state.key, 4)
-        rollout, trajectory = self.collect(state, key_rollout)
+        rollout, trajectory = self.collect(state, shards.own_key(key_rollout))
         targets = self.targets(state, trajectory)
         batch = targets.batch
         schedule = self.algorithm.draw(key_schedule, batch.advantage, batch.value, batch.alive)
@@ -187,7 +207,7 @@ class Trainer:
             dead_ratios=config.dead_ratios,
             block_size=self._block_size,
         )
-        if jax.default_backend() == "cpu":
+        if jax.default_backend() == "cpu" and config.env_shards == 1:
             # Seeds one after another: side by side they would only push one another out of the cache.
             update = jax.custom_batching.sequential_vmap(update.__call__)
         weights = {name: {p: part[p] for p in optimizer.PARTS} for name, part in state.params.items()}
@@ -209,9 +229,10 @@ class Trainer:
         """Initial states in each update: as many as episodes begin, if they last ``SHORT_EPISODE`` steps."""
         config = self.config
         if config.num_starts is not None:
-            return config.num_starts
+            return -(-config.num_starts // config.env_shards)
         episode = min(SHORT_EPISODE, self.env.time_limit or SHORT_EPISODE)
-        return max(config.num_envs, -(-config.steps_per_update // episode))
+        wanted = max(config.num_envs, -(-config.steps_per_update // episode))
+        return -(-wanted // config.env_shards)
 
     @property
     def _block_size(self) -> int | None:
@@ -307,12 +328,14 @@ def _make_networks(
 
 def _episode_metrics(trajectory: Trajectory, previous: Metrics) -> tuple[Metrics, Array]:
     """Means over the episodes that ended; where none did, the previous ones. And how many ended."""
-    ended = trajectory.done.sum()
     sums = {
+        "ended": trajectory.done.sum(),
         "episode_return": (trajectory.episode_return * trajectory.done).sum(),
         "episode_length": (trajectory.episode_length * trajectory.done).sum(),
         "win_rate": trajectory.won.sum(),
     }
+    sums = shards.total(sums)
+    ended = sums["ended"]
     means = {
         name: jnp.where(ended > 0, sums[name] / jnp.maximum(ended, 1), old) for name, old in previous.items()
     }

@@ -1,4 +1,7 @@
-"""Runs on 1, 2 and all devices of this process, and one that changes: `device_runs.py SETTINGS FOLDER`."""
+"""Runs on 1, 2 and all devices of this process, and one that changes: `device_runs.py SETTINGS FOLDER`.
+
+Three seeds, each on one device; and one seed, whose environments are in four shards.
+"""
 
 import io
 import json
@@ -12,7 +15,9 @@ import numpy as np
 from rich.console import Console
 
 from fp3o_jax import Config, ConfigError
+from fp3o_jax.evaluation import make_evaluate
 from fp3o_jax.runs import Interrupted, RunOptions, evaluate_run, load_run, run_training
+from fp3o_jax.runs.devices import SHARD
 from fp3o_jax.runs.journal import Journals
 from fp3o_jax.runs.programs import Programs
 from fp3o_jax.seeds import seed_keys
@@ -23,14 +28,18 @@ folder, config = Path(sys.argv[2]), Config(**json.loads(sys.argv[1]), num_seeds=
 quiet = Console(file=io.StringIO())
 
 
-def run(name, devices):
+ALONE = config.replace(num_seeds=1, env_shards=4)
+
+
+def run(name, devices, config=config):
     options = RunOptions(folder / name, eval_episodes=4, eval_every=2, devices=devices)
     run_training(config, options, console=quiet)
 
 
-run("1", 1)
-run("2", 2)
-run("all", "all")
+for devices in (1, 2, "all"):
+    run(f"seeds/{devices}", devices)
+for devices in (1, "all"):
+    run(f"shards/{devices}", devices, ALONE)
 
 # Stopped on two devices, gone on with on four.
 write = Journals.write
@@ -43,26 +52,33 @@ def stopping(self, update, *args):
 
 
 Journals.write = stopping
-try:
-    run("resumed", 2)
-except Interrupted:
-    print(json.dumps({"stopped": load_run(folder / "resumed")[1].num_updates.tolist()}))
+for name, settings in (("seeds/resumed", config), ("shards/resumed", ALONE)):
+    try:
+        run(name, 2, settings)
+    except Interrupted:
+        print(json.dumps({"stopped": load_run(folder / name)[1].num_updates.tolist()}))
 Journals.write = write
-run("resumed", 4)
+run("seeds/resumed", 4)
+run("shards/resumed", 4, ALONE)
 
-for path in sorted(folder.iterdir()):
+for path in sorted(folder.glob("*/*")):
     rows = [json.loads(line) for line in (path / "metrics.jsonl").open()]
     final = json.loads((path / "summary.json").read_text())["seeds"]
     played = [row["episode_return"] for row in evaluate_run(path, episodes=4, console=quiet)]
     leaves = [np.asarray(x, float).sum().item() for x in jax.tree.leaves(load_run(path)[1].params)]
-    print(json.dumps({"run": path.name, "rows": rows, "final": final, "played": played, "leaves": leaves}))
+    name = str(path.relative_to(folder))
+    print(json.dumps({"run": name, "rows": rows, "final": final, "played": played, "leaves": leaves}))
 
-programs = Programs(make_train(config), seed_keys(range(6)), RunOptions(eval_episodes=4))
-programs.compile()
-play = programs._play["greedy"].lower(programs.init().params, programs._start[0]).compile()
-texts = programs.update.as_text() + play.as_text() + programs._init_compiled.as_text()
 kinds = ["all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter"]
-print(json.dumps({"devices": len(programs.axis.devices), "collectives": [k for k in kinds if k in texts]}))
+for seeds, settings in ((6, config), (1, ALONE)):
+    trainer = make_train(settings)
+    programs = Programs(trainer, seed_keys(range(seeds)), RunOptions(eval_episodes=4))
+    programs.compile()
+    play = programs.axis.jit(make_evaluate(trainer, 4), outputs=SHARD)
+    play = play.lower(programs.init().params, programs._start[0]).compile()
+    texts = programs.update.as_text() + play.as_text() + programs._init_compiled.as_text()
+    said = {"devices": len(programs.axis.devices), "collectives": [k for k in kinds if k in texts]}
+    print(json.dumps(said))
 try:
     run("too many", 8)
 except ConfigError as error:

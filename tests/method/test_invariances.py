@@ -1,5 +1,7 @@
 """What must not matter to an update, for random batches and draws, in float64."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finite import assert_allclose
+from fp3o_jax.kernels.shards import over_shards
 from update_helpers import (
     COUNT,
     ENVS,
@@ -25,6 +28,7 @@ from update_helpers import (
 )
 
 N = 3
+SHARDS = 2
 SEEDS = st.integers(0, 2**31 - 1)
 # Every algorithm and every sharing, not every pair: those meet in the tests against NumPy.
 PAIRS = [
@@ -108,6 +112,26 @@ def test_the_order_of_the_batch_does_not_matter(algorithm, sharing, seed, envs):
         update(algorithm, nets, batch, schedule, errors=errors),
         update(algorithm, nets, other, schedule, errors=errors_too),
     )
+
+
+@pairs
+@given(seed=SEEDS)
+@examples
+def test_environments_in_shards_make_the_same_update(algorithm, sharing, seed):
+    nets = networks(sharing)
+    batch, schedule = make_batch(start(nets)[0], nets, seed), drawn(algorithm, seed)
+    errors = make_errors(N, seed)
+    shards = [of_envs(batch, errors, envs) for envs in np.split(np.arange(ENVS), SHARDS)]
+    batches, of_shards = jax.tree.map(lambda *x: np.stack(x), *shards)
+    arguments = *start(nets), batches, schedule, jax.random.key(9), HP, 1.0, of_shards
+    new, _, metrics = in_shards(nets, algorithm)(*arguments)
+    same(update(algorithm, nets, batch, schedule, errors=errors), (new, metrics))
+
+
+@functools.cache
+def in_shards(nets, algorithm):
+    axes = (None, None, 0, None, None, None, None, 0)
+    return jax.jit(over_shards(compiled(nets, algorithm), SHARDS, axes, None))
 
 
 @pairs

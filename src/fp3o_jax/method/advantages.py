@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from fp3o_jax.kernels import shards
+
 
 class TDErrors(NamedTuple):
     """What advantages are summed up from.
@@ -149,14 +151,15 @@ def normalize_advantages(advantages: Array, alive: Array, over: str = "agent") -
     chex.assert_equal_shape([advantages, alive])
     axes = tuple(range(1 if over == "agent" else 0, advantages.ndim))
     alive = alive.astype(advantages.dtype)
-    count = jnp.maximum(alive.sum(axes, keepdims=True), 1.0)
+    living = shards.total(alive.sum(axes, keepdims=True))
 
     def mean_of(x: Array) -> Array:
-        return jnp.where(alive > 0, x, 0.0).sum(axes, keepdims=True) / count
+        sums = shards.total(jnp.where(alive > 0, x, 0.0).sum(axes, keepdims=True))
+        return sums / jnp.maximum(living, 1.0)
 
     mean = mean_of(advantages)
     std = jnp.sqrt(mean_of((advantages - mean) ** 2))
-    return (advantages - mean) / (std + 1e-5) * (alive.sum(axes, keepdims=True) > 0)
+    return (advantages - mean) / (std + 1e-5) * (living > 0)
 
 
 def relative_advantage(advantages: Array, values: Array, alive: Array) -> Array:
@@ -174,4 +177,5 @@ def relative_advantage(advantages: Array, values: Array, alive: Array) -> Array:
     """
     axes = tuple(range(1, advantages.ndim))
     size = jnp.abs(advantages) / jnp.maximum(jnp.abs(values), 1e-8)
-    return jnp.where(alive > 0, size, 0.0).sum(axes) / jnp.maximum(alive.sum(axes), 1.0)
+    sums, living = shards.total((jnp.where(alive > 0, size, 0.0).sum(axes), alive.sum(axes)))
+    return sums / jnp.maximum(living, 1.0)

@@ -13,6 +13,7 @@ from jax import Array
 
 from fp3o_jax.config import Hyperparams
 from fp3o_jax.kernels.blocks import grad_in_blocks, make_blocks
+from fp3o_jax.kernels.shards import total
 from fp3o_jax.method.batch import Batch
 from fp3o_jax.team import optimizer
 from fp3o_jax.team.sharing import Sharing, active_groups, loss_scale
@@ -82,9 +83,9 @@ class Descent:
         def gradient_step(carry: tuple[Any, Any], minibatch: Array | None):
             params, opt_state = carry
             alive = rows.alive if minibatch is None else jnp.take(rows.alive, minibatch, axis=2)
-            living = alive.sum((1, 2))
+            living = total(alive.sum((1, 2)))
             scale = loss_scale(living, active, self.sharing, agents)
-            grads, sums = self.gradient(params, rows, scale, active, minibatch, hp)
+            grads, sums = total(self.gradient(params, rows, scale, active, minibatch, hp))
             learning = active * (living > 0)
             head_scale = self.head_lr_scale
             params, opt_state, norm = optimizer.step(
@@ -128,7 +129,7 @@ class Descent:
         blocks = make_blocks(shape, self.block_size, self.rows_together)
         rows = rows.named() if blocks.parts > 1 else rows
 
-        def total(params: Any, samples: tuple[Batch, Array, Array]) -> tuple[Array, Metrics]:
+        def loss(params: Any, samples: tuple[Batch, Array, Array]) -> tuple[Array, Metrics]:
             part, scale, active = samples
             losses, reported = self.loss(params, part, hp)
             counted, factor = part.alive * active, part.alive * scale
@@ -137,4 +138,4 @@ class Descent:
             return (losses * factor).sum(), {name: (x * counted).sum() for name, x in reported.items()}
 
         factors = (x[:, None, None] for x in (scale, active))
-        return grad_in_blocks(total, params, (rows, *factors), blocks, minibatch)
+        return grad_in_blocks(loss, params, (rows, *factors), blocks, minibatch)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax import Array
 
+from fp3o_jax.kernels.shards import total
+
 
 def clipped_surrogate(log_ratio: Array, advantage: Array, clip_eps: Array | float) -> Array:
     """PPO's objective ``min(r A, clip(r, 1 - eps, 1 + eps) A)`` per sample, to be maximised.
@@ -82,8 +84,12 @@ def masked_mean(x: Array, mask: Array) -> Array:
 
 def explained_variance(values: Array, targets: Array, mask: Array) -> Array:
     """``1 - Var(target - value) / Var(target)`` over the samples in which ``mask`` is 1."""
+    count = jnp.maximum(total(mask.sum()), 1.0)
+
+    def mean(x: Array) -> Array:
+        return total(jnp.where(mask > 0, x, 0.0).sum()) / count
 
     def variance(x: Array) -> Array:
-        return masked_mean((x - masked_mean(x, mask)) ** 2, mask)
+        return mean((x - mean(x)) ** 2)
 
     return 1.0 - variance(targets - values) / jnp.maximum(variance(targets), 1e-8)

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
+from fp3o_jax.kernels import shards
+
 DECAY = 0.99999
 VARIANCE_FLOOR = 1e-2
 
@@ -45,7 +47,7 @@ def update(stats: ValueNorm, targets: Array, mask: Array, groups: Array) -> Valu
     axes = tuple(range(1, targets.ndim))
 
     def total(x: Array) -> Array:
-        return jnp.zeros_like(stats.mean).at[groups].add(jnp.where(mask > 0, x, 0.0).sum(axes))
+        return shards.total(jnp.zeros_like(stats.mean).at[groups].add(jnp.where(mask > 0, x, 0.0).sum(axes)))
 
     count = total(jnp.ones_like(targets))
     seen, count = count > 0, jnp.maximum(count, 1.0)

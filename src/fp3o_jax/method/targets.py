@@ -69,12 +69,13 @@ def make_targets(
     )
     advantage = gae(errors)
     target = advantage + real_value
+    num_envs = trajectory.done.shape[1]
     counted = trajectory.alive.astype(advantage.dtype)
     valued = counted if config.mask_values else jnp.ones_like(counted)
-    alive = as_steps(counted, config.num_envs)
+    alive = as_steps(counted, num_envs)
     fit = explained_variance(real_value, target, alive)
     if config.normalize_values:
-        value_norm = normalization.update(value_norm, target, as_steps(valued, config.num_envs), groups)
+        value_norm = normalization.update(value_norm, target, as_steps(valued, num_envs), groups)
         mean, std = (x[:, None, None] for x in normalization.moments(value_norm, critics))
 
     # From here on an advantage is the agent's own, whoever shares the critic.

@@ -21,6 +21,7 @@ from jax import Array
 
 from fp3o_jax.config import Hyperparams
 from fp3o_jax.kernels.blocks import make_blocks, map_in_blocks
+from fp3o_jax.kernels.shards import own_key, total
 from fp3o_jax.method import losses
 from fp3o_jax.method.advantages import TDErrors, gae, normalize_advantages
 from fp3o_jax.method.batch import Batch, minibatches
@@ -171,11 +172,11 @@ class PipelineUpdate:
         )
         # The condition of a gated stage, on rho_p A and rho_p W A.
         plain = jnp.exp(take(log_rho, owners)) * rows.alive * rows.advantage
-        sums = (plain * jnp.exp(log_weight)).sum((1, 2)), plain.sum((1, 2))
+        sums = total(((plain * jnp.exp(log_weight)).sum((1, 2)), plain.sum((1, 2))))
         active = jnp.where(gated, self.condition(*sums), True).astype(plain.dtype)
 
         descend = self.descend_actors(len(weights))
-        shuffled = minibatches(key, rows.alive.shape[2], self.epochs, self.num_minibatches)
+        shuffled = minibatches(own_key(key), rows.alive.shape[2], self.epochs, self.num_minibatches)
         moved, opt_state, metrics = descend(params, opt_state, rows, active, shuffled, hp, given.lr_fraction)
         # The stage ends by recording the new ratios of the agents that it owned.
         log_rho = put(log_rho, owners, self.recorded(given, params, moved, rows))
@@ -223,7 +224,8 @@ class PipelineUpdate:
         params, opt_state = before
         owners, active, key = inputs
         rows = given.batch.for_critics().of_agents(owners)
-        shuffled = minibatches(key, rows.alive.shape[2], self.epochs_of_critics, self.num_minibatches)
+        key, count = own_key(key), rows.alive.shape[2]
+        shuffled = minibatches(key, count, self.epochs_of_critics, self.num_minibatches)
         params, opt_state, metrics = self.descend_critics(len(active))(
             params, opt_state, rows, active, shuffled, given.hp, given.lr_fraction
         )
@@ -382,7 +384,7 @@ def policy_change(log_ratio: Array, alive: Array) -> Metrics:
         ``agent_kl`` [n], their mean ``approx_kl``, and ``joint_kl``.
     """
     kl = jnp.where(alive > 0, jnp.exp(log_ratio) - 1.0 - log_ratio, 0.0)
-    agent_kl = kl.sum((1, 2)) / jnp.maximum(alive.sum((1, 2)), 1.0)
-    someone = alive.max(0)
-    joint_kl = kl.sum() / jnp.maximum(someone.sum(), 1.0)
+    kl, living, someone = total((kl.sum((1, 2)), alive.sum((1, 2)), alive.max(0).sum()))
+    agent_kl = kl / jnp.maximum(living, 1.0)
+    joint_kl = kl.sum() / jnp.maximum(someone, 1.0)
     return {"agent_kl": agent_kl, "approx_kl": agent_kl.mean(), "joint_kl": joint_kl}

@@ -1,4 +1,4 @@
-"""The runs of a program over devices: each run wholly on one of them, so that none waits for another."""
+"""The runs of a program over devices: each wholly on one of them, or its shards on several."""
 
 from __future__ import annotations
 
@@ -12,9 +12,14 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fp3o_jax.config import ConfigError
+from fp3o_jax.kernels import shards
 
-#: Name of the mesh's only axis.
-RUNS = "runs"
+#: Name of the mesh's first axis; the second is `shards.DEVICES`.
+RUNS = "fp3o_runs"
+#: What each run has one of.
+RUN = PartitionSpec(RUNS)
+#: What each shard of a run has its own of.
+SHARD = PartitionSpec(RUNS, shards.DEVICES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,42 +32,67 @@ class RunAxis:
     Attributes:
         num_runs: how many there are.
         devices: what they are spread over.
+        per_run: how many of them share each run.
+        idle: how many others were to be had, and have nothing to do.
     """
 
     num_runs: int
     devices: tuple[jax.Device, ...]
+    per_run: int = 1
+    idle: int = 0
 
     @property
     def per_device(self) -> int:
-        return -(-self.num_runs // len(self.devices))
+        return -(-self.num_runs * self.per_run // len(self.devices))
 
     @property
     def size(self) -> int:
         """Length of the axis, copies counted."""
-        return self.per_device * len(self.devices)
+        return self.per_device * (len(self.devices) // self.per_run)
 
     @property
     def _mesh(self) -> Mesh:
-        return Mesh(np.array(self.devices), (RUNS,))
+        if self.per_run == 1:
+            return Mesh(np.array(self.devices), (RUNS,))
+        return Mesh(np.array(self.devices).reshape((-1, self.per_run)), (RUNS, shards.DEVICES))
 
-    def jit(self, fn: Callable[..., Any], **options: Any) -> Any:
-        """``jax.jit`` of a function of one run over the axis; no device sees anything of the others."""
+    def _specs(self, layout: Any) -> Any:
+        """A layout as this mesh has it."""
+        if self.per_run > 1:
+            return layout
+        return jax.tree.map(lambda _: RUN, layout, is_leaf=_is_spec)
+
+    def _shardings(self, layout: Any) -> Any:
+        mesh = self._mesh
+        return jax.tree.map(lambda spec: NamedSharding(mesh, spec), self._specs(layout), is_leaf=_is_spec)
+
+    def jit(self, fn: Callable[..., Any], inputs: Any = RUN, outputs: Any = RUN, **options: Any) -> Any:
+        """``jax.jit`` of a function of one run over the axis; no device sees anything of another's runs.
+
+        Args:
+            fn: a function of one run.
+            inputs, outputs: `RUN` or `SHARD`, as prefixes of the arguments and of the result.
+            options: of ``jax.jit``.
+        """
         alone = over_seeds(fn, self.per_device)
         if len(self.devices) == 1:
             return jax.jit(alone, **options)
-        mesh, spec = self._mesh, PartitionSpec(RUNS)
-        shared = jax.shard_map(alone, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
-        where = NamedSharding(mesh, spec)
-        return jax.jit(shared, in_shardings=where, out_shardings=where, **options)
+        shared = jax.shard_map(
+            alone,
+            mesh=self._mesh,
+            in_specs=self._specs(inputs),
+            out_specs=self._specs(outputs),
+            check_vma=False,
+        )
+        where = {"in_shardings": self._shardings(inputs), "out_shardings": self._shardings(outputs)}
+        return jax.jit(shared, **where, **options)
 
-    def place(self, tree: Any) -> Any:
+    def place(self, tree: Any, layout: Any = RUN) -> Any:
         """Leaves [num_runs, ...] as :meth:`jit` takes them: [size, ...], each part on its device."""
         if len(self.devices) == 1:
             return tree
         rows = np.minimum(np.arange(self.size), self.num_runs - 1)
-        return jax.device_put(
-            jax.tree.map(lambda x: x[rows], tree), NamedSharding(self._mesh, PartitionSpec(RUNS))
-        )
+        return jax.device_put(jax.tree.map(lambda x: x[rows], tree), self._shardings(layout))
 
     def real(self, tree: Any) -> Any:
         """Leaves [size, ...] without the copies."""
@@ -71,8 +101,17 @@ class RunAxis:
         return jax.tree.map(lambda x: x[: self.num_runs], tree)
 
 
-def spread(num_runs: int, devices: int | Literal["all"] = "all") -> RunAxis:
+def _is_spec(x: Any) -> bool:
+    return isinstance(x, PartitionSpec)
+
+
+def spread(num_runs: int, devices: int | Literal["all"] = "all", env_shards: int = 1) -> RunAxis:
     """The runs of a program over so many of the devices that there are, or fewer if that is as fast.
+
+    Args:
+        num_runs: how many there are.
+        devices: how many of them to take.
+        env_shards: of each run, which share its devices where there are more of these than runs.
 
     Raises:
         ConfigError: there are not so many; or several processes share the work, of which each would take all
@@ -92,7 +131,10 @@ def spread(num_runs: int, devices: int | Literal["all"] = "all") -> RunAxis:
             * (there[0].platform == "cpu")
         )
     per_device = -(-num_runs // wanted)
-    return RunAxis(num_runs, tuple(there[: -(-num_runs // per_device)]))
+    groups = -(-num_runs // per_device)
+    per_run = max(d for d in range(1, wanted // groups + 1) if env_shards % d == 0)
+    used = groups * per_run
+    return RunAxis(num_runs, tuple(there[:used]), per_run, wanted - used)
 
 
 def over_seeds(fn: Callable[..., Any], num_seeds: int) -> Callable[..., Any]:

@@ -24,7 +24,7 @@ from fp3o_jax.runs.journal import Journal, Journals, all_stopped, parts
 from fp3o_jax.runs.marl_eval import marl_eval
 from fp3o_jax.runs.options import RunOptions
 from fp3o_jax.runs.outcome import print_summary, summarised
-from fp3o_jax.runs.programs import Programs
+from fp3o_jax.runs.programs import LAYOUT, Programs
 from fp3o_jax.runs.progress import TrainingProgress, phase, tell
 from fp3o_jax.runs.reading import in_sweep
 from fp3o_jax.runs.signals import Interrupted, deferred
@@ -188,7 +188,7 @@ def train_together(
         programs.compile()
     compile_seconds = time.monotonic() - start
     if saved:
-        saved = saved._replace(state=axis.place(saved.state))
+        saved = saved._replace(state=axis.place(saved.state, LAYOUT))
     else:
         record = {"seconds": 0.0, "runs": [{"metrics_bytes": 0, "frozen": {}} for _ in members]}
         saved = Checkpoint(0, programs.init().replace(**begin_with), record)
@@ -364,6 +364,12 @@ def _tell_of_starting(console: Console, trainer: Trainer, members: Sequence[Memb
         )
         + f", on {f'{len(devices)} x ' * (len(devices) > 1)}{devices[0].device_kind}",
     )
+    if idle := axis.idle:
+        tell(
+            console,
+            f"{idle} of {idle + len(devices)} devices have nothing to do: env_shards={idle + len(devices)} would "
+            "spread the environments of each run over them",
+        )
 
 
 def _tell_of_resuming(console: Console, member: Member, saved: Checkpoint) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +13,12 @@ from jax import Array
 from fp3o_jax import xla
 from fp3o_jax.config import Hyperparams
 from fp3o_jax.evaluation import make_evaluate
-from fp3o_jax.runs.devices import spread
+from fp3o_jax.runs.devices import RUN, SHARD, RunAxis, spread
 from fp3o_jax.runs.options import RunOptions
 from fp3o_jax.train import Trainer, TrainState
+
+#: Of a state, over the axis of runs.
+LAYOUT = TrainState.layout(RUN, SHARD)
 
 
 class Programs:
@@ -35,15 +39,14 @@ class Programs:
         self, trainer: Trainer, keys: Array, options: RunOptions, hyperparams: Hyperparams | None = None
     ):
         self._trainer = trainer
-        self.axis = axis = spread(len(keys), options.devices)
+        self.axis = axis = spread(len(keys), options.devices, trainer.config.env_shards)
         self._start = axis.place((keys,) if hyperparams is None else (keys, hyperparams))
-        self._init = axis.jit(trainer.init)
+        self._init = axis.jit(trainer.init, outputs=LAYOUT)
         self.update: Callable[[TrainState], tuple[TrainState, dict[str, Array]]]
         modes = {"greedy": True} | ({"sampled": False} if options.eval_every or options.eval_sampled else {})
         # Traced and compiled by the first call, so that the first update need not wait for it.
         self._play = {
-            mode: axis.jit(make_evaluate(trainer, options.eval_episodes, greedy))
-            for mode, greedy in modes.items()
+            mode: player(trainer, axis, options.eval_episodes, greedy) for mode, greedy in modes.items()
         }
 
     @property
@@ -58,7 +61,7 @@ class Programs:
 
     def compile(self) -> None:
         """What takes long."""
-        step = self.axis.jit(keep_last_good(self._trainer.update), donate_argnums=0)
+        step = self.axis.jit(keep_last_good(self._trainer.update), (LAYOUT,), (LAYOUT, RUN), donate_argnums=0)
         # XLA compiles the one while Python traces the other.
         with ThreadPoolExecutor(1) as beside:
             compiling = beside.submit(xla.compile_for_one_run, self._init.lower(*self._start))
@@ -78,7 +81,15 @@ class Programs:
             update: after which they are played, for the keys; 0 for the end.
         """
         keys = evaluation_keys(self._start[0], update)
-        return self.axis.real(self._play[mode](state.params, keys))
+        return self._play[mode](state.params, keys)
+
+
+def player(
+    trainer: Trainer, axis: RunAxis, episodes: int, greedy: bool
+) -> Callable[[Any, Array], dict[str, Array]]:
+    """``make_evaluate`` over an axis: parameters and keys as it has them -> results [num_runs, episodes]."""
+    play = axis.jit(make_evaluate(trainer, episodes, greedy), outputs=SHARD)
+    return lambda params, keys: jax.tree.map(lambda x: x[:, :episodes], axis.real(play(params, keys)))
 
 
 def keep_last_good(

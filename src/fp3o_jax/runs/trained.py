@@ -12,11 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from fp3o_jax.config import Config, ConfigError
-from fp3o_jax.evaluation import make_evaluate
 from fp3o_jax.runs.checkpoints import Checkpoint, Checkpoints
 from fp3o_jax.runs.devices import spread
 from fp3o_jax.runs.directory import check_environment, check_trunk, described, read_config
-from fp3o_jax.runs.programs import evaluation_keys
+from fp3o_jax.runs.programs import evaluation_keys, player
 from fp3o_jax.runs.progress import phase, tell
 from fp3o_jax.seeds import seed_key, seed_keys
 from fp3o_jax.team.trunks import Trunks
@@ -127,10 +126,10 @@ def evaluate_run(
     chosen = pick_seeds(trainer.config, seed_index)
     seeds = [trainer.config.seed + i for i in chosen]
     params = jax.tree.map(lambda x: x[np.array(chosen)], params)
-    axis = spread(len(seeds))
-    play = axis.jit(make_evaluate(trainer, episodes, greedy=not sampled))
+    axis = spread(len(seeds), env_shards=trainer.config.env_shards)
+    play = player(trainer, axis, episodes, greedy=not sampled)
     with phase(console, f"playing {episodes} episodes"):
-        played = axis.real(play(*axis.place((params, evaluation_keys(seed_keys(seeds), 0)))))
+        played = play(*axis.place((params, evaluation_keys(seed_keys(seeds), 0))))
         results = {name: np.asarray(values, float) for name, values in played.items()}
     rows = [
         {"seed": seed}

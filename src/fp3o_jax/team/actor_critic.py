@@ -21,6 +21,7 @@ from fp3o_jax.team.inputs import (
     merge,
     normalize,
     nothing_seen,
+    of_all_shards,
     prefix_masks,
     standardize,
 )
@@ -217,7 +218,9 @@ class ActorCritic:
     def with_seen(self, params: dict[str, Any], seen: dict[str, Statistics]) -> dict[str, Any]:
         """``params`` whose statistics count what was ``seen`` as well."""
         return {
-            name: part | {"normalizer": merge(part["normalizer"], seen[name])} if name in seen else part
+            name: part | {"normalizer": merge(part["normalizer"], of_all_shards(seen[name]))}
+            if name in seen
+            else part
             for name, part in params.items()
         }
 

@@ -20,6 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from fp3o_jax.kernels import shards
+
 EPSILON = 1e-5  # of the LayerNorm
 CLIP = 10.0  # of inputs that running statistics have normalised
 #: Deviations below these, absolute and relative to the mean, are float32's rounding and not magnified.
@@ -93,6 +95,15 @@ def measure(x: Array, counted: Array, groups: Sequence[int]) -> Statistics:
     rest = total(off) * share
     variance = jnp.maximum(total(off**2) * share - rest**2, 0.0)
     return {"count": count, "mean": rough + rest, "variance": variance}
+
+
+def of_all_shards(statistics: Statistics) -> Statistics:
+    """Those of the samples of all shards together."""
+    count = shards.total(statistics["count"])
+    share = statistics["count"] / jnp.maximum(count, 1.0)
+    mean = shards.total(share * statistics["mean"])
+    variance = shards.total(share * (statistics["variance"] + (statistics["mean"] - mean) ** 2))
+    return {"count": count, "mean": mean, "variance": variance}
 
 
 def merge(old: Statistics, new: Statistics) -> Statistics:
