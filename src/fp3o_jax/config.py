@@ -330,6 +330,11 @@ class Config:
                 raise ConfigError(f"advantage_split={split!r} must be weights of at least 0 that sum to 1")
 
     @property
+    def seeds(self) -> range:
+        """Those of all runs."""
+        return range(self.seed, self.seed + self.num_seeds)
+
+    @property
     def steps_per_update(self) -> int:
         """Environment steps that one update collects."""
         return self.num_envs * self.rollout_length

@@ -76,7 +76,7 @@ for seeds, settings in ((6, config), (1, ALONE)):
     programs.compile()
     play = programs.axis.jit(make_evaluate(trainer, 4), outputs=SHARD)
     play = play.lower(programs.init().params, programs._start[0]).compile()
-    texts = programs.update.as_text() + play.as_text() + programs._init_compiled.as_text()
+    texts = play.as_text() + "".join(c.result().as_text() for c in programs._compiled.values())
     said = {"devices": len(programs.axis.devices), "collectives": [k for k in kinds if k in texts]}
     print(json.dumps(said))
 try:

@@ -23,7 +23,7 @@ from fp3o_jax.runs.devices import spread
 from fp3o_jax.runs.directory import RunDirectory
 from fp3o_jax.runs.loop import run_records
 from fp3o_jax.seeds import seed_keys
-from fp3o_jax.sweeps import sweep as sweep_module
+from fp3o_jax.sweeps import running
 from fp3o_jax.sweeps.folder import SweepFolder
 from fp3o_jax.sweeps.study import read_study, take_axes
 from fp3o_jax.train import make_train
@@ -220,12 +220,12 @@ def test_a_plan_may_grow(first, tmp_path, monkeypatch):
     (path / "sweep.json").write_text((first / "sweep.json").read_text())
     (path / "runs").symlink_to(first / "runs")
 
-    def train_together(trainer, members, *_):
-        trained.append([(m.config.algorithm, m.config.actor_lr, *m.seeds) for m in members])
+    def train_together(trainer, members, *_, **__):
+        trained.append([(m.config.algorithm, m.config.actor_lr, *m.config.seeds) for m in members])
         raise ValueError("not today")
 
-    monkeypatch.setattr(sweep_module, "train_together", train_together)
-    monkeypatch.setattr(sweep_module, "RunDirectory", lambda *_: SimpleNamespace(close=lambda: None))
+    monkeypatch.setattr(running, "train_together", train_together)
+    monkeypatch.setattr(running, "RunDirectory", lambda *_: SimpleNamespace(close=lambda: None))
     make().run(path, console=QUIET)
     assert trained == []
     more = {"zip": {"actor_lr,critic_lr": [1e-3, 1e-2, 3e-3]}, "num_seeds": 4}
@@ -260,15 +260,15 @@ def test_more_seeds_are_runs_beside_the_others(first, tmp_path):
 
 
 def test_a_failing_program_does_not_stop_the_others(first, tmp_path, monkeypatch, capsys):
-    path, train_together = tmp_path / "sweep", sweep_module.train_together
+    path, train_together = tmp_path / "sweep", running.train_together
 
-    def failing(trainer, *args):
+    def failing(trainer, *args, **options):
         if trainer.config.algorithm == "mappo":
             raise ValueError("out of luck")
-        return train_together(trainer, *args)
+        return train_together(trainer, *args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sweep_module, "train_together", failing)
+        patch.setattr(running, "train_together", failing)
         assert main(["sweep", *FLAGS, "--run-dir", str(path)]) == 1
     said = capsys.readouterr()
     assert "out of luck" in said.out

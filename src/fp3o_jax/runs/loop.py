@@ -6,7 +6,7 @@ import contextlib
 import errno
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -136,10 +136,6 @@ class Member(NamedTuple):
     options: RunOptions
     name: str = ""
 
-    @property
-    def seeds(self) -> range:
-        return range(self.config.seed, self.config.seed + self.config.num_seeds)
-
 
 class Trained(NamedTuple):
     """How a program ended.
@@ -156,7 +152,13 @@ class Trained(NamedTuple):
 
 
 def train_together(
-    trainer: Trainer, members: Sequence[Member], folder: Path, options: RunOptions, console: Console
+    trainer: Trainer,
+    members: Sequence[Member],
+    folder: Path,
+    options: RunOptions,
+    console: Console,
+    programs: Programs | None = None,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> Trained:
     """Trains the seeds of all members in one program, from wherever it is to its end, and evaluates them.
 
@@ -166,13 +168,15 @@ def train_together(
         folder: its checkpoints.
         options: when it saves and evaluates.
         console: where progress goes.
+        programs: what :func:`programs_of` made of the members' configs.
+        meanwhile: called while XLA is at work.
 
     Raises:
         RunError: no seed of any member is finite any more.
         Interrupted: SIGINT or SIGTERM came; the state is saved.
+        TooLarge: the program does not fit the device.
     """
-    keys = seed_keys(seed for member in members for seed in member.seeds)
-    programs = Programs(trainer, keys, options, _hyperparams(members))
+    programs = programs or programs_of(trainer, [member.config for member in members], options)
     axis = programs.axis
     _tell_of_starting(console, trainer, members, axis)
     checkpoints = Checkpoints(folder, options.keep_checkpoints)
@@ -185,6 +189,8 @@ def train_together(
         begin_with = axis.place(load_weights(options.init_from, programs.template))
     start = time.monotonic()
     with phase(console, "compiling"):
+        programs.begin()
+        meanwhile()
         programs.compile()
     compile_seconds = time.monotonic() - start
     if saved:
@@ -195,13 +201,14 @@ def train_together(
     checkpoints.drop_after(saved.update)
 
     with contextlib.ExitStack() as stack:
+        stack.callback(programs.cancel)
         sinks = [
             _open(member, record["metrics_bytes"], console, stack)
             for member, record in zip(members, run_records(saved), strict=True)
         ]
         journals = Journals(
             [
-                Journal(m.directory, to, console, m.config, m.seeds, dict(record["frozen"]), m.name)
+                Journal(m.directory, to, console, m.config, m.config.seeds, dict(record["frozen"]), m.name)
                 for m, to, record in zip(members, sinks, run_records(saved), strict=True)
             ]
         )
@@ -209,14 +216,12 @@ def train_together(
         seconds = {"train_seconds": last.record["seconds"], "compile_seconds": compile_seconds}
         with phase(console, f"evaluating over {options.eval_episodes} episodes"):
             results = _final_results(programs, last.state, options.eval_sampled)
-        summaries = []
-        for member, journal, mine in zip(
-            members, journals, parts([len(m.seeds) for m in members]), strict=True
-        ):
+        summaries, num_seeds = [], [member.config.num_seeds for member in members]
+        for member, journal, mine in zip(members, journals, parts(num_seeds), strict=True):
             own = {name: values[mine] for name, values in results.items()}
             rows = member.directory.rows()
             summary = summarised(
-                member.config, own, rows, journal.frozen, len(keys), seconds, options.eval_episodes
+                member.config, own, rows, journal.frozen, axis.num_runs, seconds, options.eval_episodes
             )
             member.directory.write("marl_eval.json", marl_eval(member.config, rows, summary))
             summaries.append(summary)
@@ -259,6 +264,7 @@ def _train(
     with deferred() as stop, TrainingProgress(console, num_updates, done) as progress:
         while done < num_updates and stop.signum is None and not journals.all_stopped:
             state, metrics = programs.update(state)
+            programs.begin_playing()
             if pending:
                 write(done, pending)
             pending, done = metrics, done + 1
@@ -291,10 +297,13 @@ def run_records(saved: Checkpoint) -> list[dict[str, Any]]:
     return saved.record.get("runs", [saved.record])
 
 
-def _hyperparams(members: Sequence[Member]) -> Hyperparams:
-    """Leaves [seeds of all members]."""
-    rows = [member.config.hyperparams for member in members for _ in member.seeds]
-    return Hyperparams(*(np.array(column, np.float32) for column in zip(*rows, strict=True)))
+def programs_of(trainer: Trainer, configs: Sequence[Config], options: RunOptions) -> Programs:
+    """What is compiled for the seeds of all configs, one after another; they differ in ``Hyperparams`` and
+    seeds alone."""
+    keys = seed_keys(seed for config in configs for seed in config.seeds)
+    rows = [config.hyperparams for config in configs for _ in config.seeds]
+    hyperparams = Hyperparams(*(np.array(column, np.float32) for column in zip(*rows, strict=True)))
+    return Programs(trainer, keys, options, hyperparams)
 
 
 def _open(member: Member, metrics_bytes: int, console: Console, stack: contextlib.ExitStack) -> list[Sink]:
@@ -364,12 +373,10 @@ def _tell_of_starting(console: Console, trainer: Trainer, members: Sequence[Memb
         )
         + f", on {f'{len(devices)} x ' * (len(devices) > 1)}{devices[0].device_kind}",
     )
-    if idle := axis.idle:
-        tell(
-            console,
-            f"{idle} of {idle + len(devices)} devices have nothing to do: env_shards={idle + len(devices)} would "
-            "spread the environments of each run over them",
-        )
+    if axis.idle:
+        there = axis.idle + len(devices)
+        remedy = f"env_shards={there // num_seeds} would spread the environments of each run over them"
+        tell(console, f"{axis.idle} of {there} devices have nothing to do: {remedy}")
 
 
 def _tell_of_resuming(console: Console, member: Member, saved: Checkpoint) -> None:

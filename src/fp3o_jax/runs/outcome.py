@@ -44,12 +44,13 @@ def summarised(
         **seconds,
         "env_steps_per_second": env_steps * side_by_side / seconds["train_seconds"],
         "eval_episodes": episodes,
+        "side_by_side": side_by_side,
         "seeds": [
             {"seed": seed}
             | {name: values[i] for name, values in results.items()}
             | areas.get(seed, {})
             | ({"stopped_at_update": frozen[str(seed)]} if str(seed) in frozen else {})
-            for i, seed in enumerate(range(config.seed, config.seed + config.num_seeds))
+            for i, seed in enumerate(config.seeds)
         ],
     }
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from fp3o_jax import xla
 from fp3o_jax.config import Hyperparams
 from fp3o_jax.evaluation import make_evaluate
 from fp3o_jax.runs.devices import RUN, SHARD, RunAxis, spread
+from fp3o_jax.runs.memory import check_memory
 from fp3o_jax.runs.options import RunOptions
 from fp3o_jax.train import Trainer, TrainState
 
@@ -24,6 +26,9 @@ LAYOUT = TrainState.layout(RUN, SHARD)
 class Programs:
     """What is compiled for a run: everything over a leading axis of seeds.
 
+    Python traces in the thread of the caller, whose settings of JAX hold; XLA compiles in another one, in the
+    order in which things are asked for.
+
     Args:
         trainer: the run as pure functions.
         keys: [num_seeds].
@@ -32,64 +37,100 @@ class Programs:
 
     Attributes:
         axis: the seeds, and where they are.
-        update: state -> (state, metrics); the state that comes in is used up. There once :meth:`compile` ran.
+        modes: how policies can be played: "greedy", and "sampled" if that was asked for.
     """
 
     def __init__(
         self, trainer: Trainer, keys: Array, options: RunOptions, hyperparams: Hyperparams | None = None
     ):
-        self._trainer = trainer
+        self._trainer, self._episodes = trainer, options.eval_episodes
         self.axis = axis = spread(len(keys), options.devices, trainer.config.env_shards)
         self._start = axis.place((keys,) if hyperparams is None else (keys, hyperparams))
         self._init = axis.jit(trainer.init, outputs=LAYOUT)
-        self.update: Callable[[TrainState], tuple[TrainState, dict[str, Array]]]
-        modes = {"greedy": True} | ({"sampled": False} if options.eval_every or options.eval_sampled else {})
-        # Traced and compiled by the first call, so that the first update need not wait for it.
-        self._play = {
-            mode: player(trainer, axis, options.eval_episodes, greedy) for mode, greedy in modes.items()
-        }
+        self.modes = ["greedy"] + ["sampled"] * bool(options.eval_every or options.eval_sampled)
+        self._compiled: dict[str, Future[Any]] = {}
 
     @property
     def template(self) -> TrainState:
         """What ``jax.eval_shape`` says of a state, leaves [num_seeds, ...]."""
-        return jax.eval_shape(self.axis.real, jax.eval_shape(self._init, *self._start))
+        return jax.eval_shape(self.axis.real, self._state)
 
     @property
-    def modes(self) -> list[str]:
-        """How policies can be played: "greedy", and "sampled" if that was asked for."""
-        return list(self._play)
+    def _state(self) -> TrainState:
+        return jax.eval_shape(self._init, *self._start)
 
-    def compile(self) -> None:
-        """What takes long."""
+    def begin(self) -> None:
+        """Traces what training needs, and has it compiled meanwhile."""
+        if "update" in self._compiled:
+            return
         step = self.axis.jit(keep_last_good(self._trainer.update), (LAYOUT,), (LAYOUT, RUN), donate_argnums=0)
         # XLA compiles the one while Python traces the other.
-        with ThreadPoolExecutor(1) as beside:
-            compiling = beside.submit(xla.compile_for_one_run, self._init.lower(*self._start))
-            self.update = step.lower(jax.eval_shape(self._init, *self._start)).compile()
-            self._init_compiled = compiling.result()
+        self._compiled["init"] = _submit(xla.compile_for_one_run, self._init.lower(*self._start))
+        self._compiled["update"] = _submit(step.lower(self._state).compile)
+
+    def begin_playing(self) -> None:
+        """The same for :meth:`play`, which the first update need not wait for."""
+        for mode in self.modes:
+            if mode not in self._compiled:
+                play = player(self._trainer, self.axis, self._episodes, mode == "greedy")
+                lowered = play.lower(self._state.params, self._start[0])
+                self._compiled[mode] = _submit(lowered.compile)
+
+    def compile(self) -> None:
+        """Waits for what training needs.
+
+        Raises:
+            TooLarge: it does not fit the device.
+        """
+        self.begin()
+        self._compiled["init"].result()
+        compiled, axis = self._compiled["update"].result(), self.axis
+        check_memory(compiled, self._trainer.config, axis.devices[0], axis.per_device)
+
+    def cancel(self) -> None:
+        """Nothing is compiled any more that XLA has not begun with."""
+        for future in self._compiled.values():
+            future.cancel()
 
     def init(self) -> TrainState:
-        """The state before the first update, as :attr:`update` takes it."""
-        return self._init_compiled(*self._start)
+        """The state before the first update, as :meth:`update` takes it."""
+        return self._compiled["init"].result()(*self._start)
+
+    def update(self, state: TrainState) -> tuple[TrainState, dict[str, Array]]:
+        """The next state, and metrics. The state that comes in is used up."""
+        return self._compiled["update"].result()(state)
 
     def play(self, mode: str, state: TrainState, update: int) -> dict[str, Array]:
-        """Results [num_seeds, episodes] of the policies in a state of :attr:`update`'s.
+        """Results [num_seeds, episodes] of the policies in a state of :meth:`update`'s.
 
         Args:
             mode: one of :attr:`modes`.
             state: whose policies.
             update: after which they are played, for the keys; 0 for the end.
         """
-        keys = evaluation_keys(self._start[0], update)
-        return self._play[mode](state.params, keys)
+        self.begin_playing()
+        played = self._compiled[mode].result()(state.params, evaluation_keys(self._start[0], update))
+        return as_asked(played, self.axis, self._episodes)
 
 
-def player(
-    trainer: Trainer, axis: RunAxis, episodes: int, greedy: bool
-) -> Callable[[Any, Array], dict[str, Array]]:
-    """``make_evaluate`` over an axis: parameters and keys as it has them -> results [num_runs, episodes]."""
-    play = axis.jit(make_evaluate(trainer, episodes, greedy), outputs=SHARD)
-    return lambda params, keys: jax.tree.map(lambda x: x[:, :episodes], axis.real(play(params, keys)))
+def player(trainer: Trainer, axis: RunAxis, episodes: int, greedy: bool) -> Any:
+    """``make_evaluate`` over an axis, jitted: parameters and keys as it has them -> what :func:`as_asked`
+    takes."""
+    return axis.jit(make_evaluate(trainer, episodes, greedy), outputs=SHARD)
+
+
+def as_asked(played: dict[str, Array], axis: RunAxis, episodes: int) -> dict[str, Array]:
+    """Results [num_runs, episodes], without what was played to make runs and shards come out even."""
+    return jax.tree.map(lambda x: x[:, :episodes], axis.real(played))
+
+
+@functools.cache
+def _compiler() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="fp3o-compiler")
+
+
+def _submit(fn: Callable[..., Any], *args: Any) -> Future[Any]:
+    return _compiler().submit(fn, *args)
 
 
 def keep_last_good(

@@ -3,13 +3,15 @@
 ::
 
     sweep.json            the config, and the list of programs with their runs; it only ever grows
-    programs/0/           lock, checkpoints/ while it trains, error.txt if it failed
+    programs/0/           lock, checkpoints/ while it trains, error.txt if it failed, rounds.json if it does
+                          not fit the device at once
     runs/NAME/            ordinary run directories
     results.csv           a row for each run and seed
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -98,6 +100,20 @@ class SweepFolder:
             folder.mkdir(parents=True, exist_ok=True)
             return take_lock(folder / "lock")
 
+    def rounds(self, index: int, runs: Sequence[PlannedRun]) -> list[list[PlannedRun]]:
+        """The runs of a program as they train one after another: all at once, as long as they fit."""
+        file = self.program(index) / "rounds.json"
+        sizes = json.loads(file.read_text(encoding="utf-8")) if file.exists() else [len(runs)]
+        ends = itertools.accumulate(sizes)
+        return [list(runs[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
+
+    def split_round(self, index: int, rounds: Sequence[Sequence[PlannedRun]], number: int, most: int) -> None:
+        """Writes down that a round becomes several of at most so many runs."""
+        sizes = [len(runs) for runs in rounds]
+        full, rest = divmod(sizes[number], most)
+        sizes[number : number + 1] = [most] * full + [rest] * bool(rest)
+        write_whole(self.program(index) / "rounds.json", json.dumps(sizes) + "\n")
+
     def is_finished(self, names: Sequence[str]) -> bool:
         """Whether each of these runs has its summary."""
         return all((self.run(name) / "summary.json").exists() for name in names)
@@ -106,7 +122,7 @@ class SweepFolder:
         self, config: Config, points: Sequence[Point], runs_per_program: int | None
     ) -> tuple[dict[str, Any], list[list[PlannedRun]]]:
         self._refuse_what_is_no_sweep()
-        seeds = range(config.seed, config.seed + config.num_seeds)
+        seeds = config.seeds
         programs: list[list[PlannedRun]] = []
         content: dict[str, Any] = {"config": plain(config.to_dict()), "programs": []}
         there: dict[str, set[int]] = {}

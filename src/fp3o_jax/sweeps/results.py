@@ -142,7 +142,7 @@ def _measured(
     return scores | {
         "env_steps": summary["env_steps"] if stopped is None else (stopped - 1) * steps_per_update,
         "seconds": summary["train_seconds"],
-        "side_by_side": side_by_side,
+        "side_by_side": summary.get("side_by_side", side_by_side),
         "status": "finished" if stopped is None else f"not finite in update {stopped}",
     }
 
@@ -155,7 +155,7 @@ def _state(folder: SweepFolder, index: int, runs: list[dict[str, Any]]) -> str:
         return "running"
     if (place / "error.txt").exists():
         return "failed"
-    return "stopped" if any((place / "checkpoints").glob("[0-9]*")) else "waiting"
+    return "stopped" if any(place.glob("checkpoints*/[0-9]*")) else "waiting"
 
 
 def _is_held(lock: Path) -> bool:

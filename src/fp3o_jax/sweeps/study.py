@@ -19,7 +19,8 @@ from fp3o_jax.runs.options import RunOptions
 from fp3o_jax.runs.progress import tell
 from fp3o_jax.runs.sinks import WandbOptions
 from fp3o_jax.sweeps.cluster import JobOptions, submit
-from fp3o_jax.sweeps.sweep import Sweep, program_label
+from fp3o_jax.sweeps.running import program_label
+from fp3o_jax.sweeps.sweep import Sweep
 
 #: What a file of a study may hold, besides what :class:`Study` has.
 FILE = ("preset", "run_dir", "settings", "options")

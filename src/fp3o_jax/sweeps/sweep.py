@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import shutil
-import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jax
 from rich.console import Console
 
 from fp3o_jax import xla
 from fp3o_jax.config import Config, ConfigError
-from fp3o_jax.runs.checkpoints import Checkpoint, Checkpoints, without_keys
-from fp3o_jax.runs.directory import RunDirectory, write_whole
-from fp3o_jax.runs.journal import parts
-from fp3o_jax.runs.loop import Member, RunError, run_records, train_together
+from fp3o_jax.runs.loop import RunError
 from fp3o_jax.runs.options import RunOptions
 from fp3o_jax.runs.progress import tell
 from fp3o_jax.sweeps.folder import SweepFolder
 from fp3o_jax.sweeps.plan import (
     PlannedRun,
-    compiled_in,
     make_points,
     make_programs,
     missing_runs,
     program_key,
-    told,
 )
 from fp3o_jax.sweeps.results import results, write_results
+from fp3o_jax.sweeps.running import Runner
 from fp3o_jax.train import make_train
 
 if TYPE_CHECKING:
@@ -122,8 +114,7 @@ class Sweep:
             run_dir: with what is planned there already.
         """
         if run_dir is None:
-            seeds = range(self.config.seed, self.config.seed + self.config.num_seeds)
-            return make_programs(missing_runs(self.points, seeds, {}), self.runs_per_program)
+            return make_programs(missing_runs(self.points, self.config.seeds, {}), self.runs_per_program)
         return SweepFolder(Path(run_dir)).preview(self.config, self.points, self.runs_per_program)
 
     def unfinished(self, run_dir: Path | str) -> list[int]:
@@ -176,10 +167,9 @@ class Sweep:
         folder = SweepFolder(Path(run_dir))
         if index is not None and not 0 <= index < len(programs):
             raise ConfigError(f"index={index} must be 0 to {len(programs) - 1}: so many programs there are")
-        failed = []
-        for number in range(len(programs)) if index is None else [index]:
-            if not self._run_one(folder, number, programs, console):
-                failed.append(number)
+        runner = Runner(folder, programs, self.options, console)
+        numbers = range(len(programs)) if index is None else [index]
+        failed = [number for number in numbers if not runner.run(number, numbers)]
         try:
             tell(console, f"written to {write_results(folder)}")
         except OSError as error:
@@ -208,84 +198,6 @@ class Sweep:
         folder.plan()  # or a folder would be made of any path
         with folder.locked():
             return pd.DataFrame(results(folder))
-
-    def _run_one(
-        self, folder: SweepFolder, index: int, programs: list[list[PlannedRun]], console: Console
-    ) -> bool:
-        """Whether the program has not failed."""
-        runs = programs[index]
-        names = [run.name for run in runs]
-        said = f"program {index} of {len(programs)}: {program_label(runs)}"
-        lock = folder.take(index)
-        if lock is None and not folder.is_finished(names):
-            tell(console, f"{said} is with another process")
-            return True
-        error_file = folder.program(index) / "error.txt"
-        with lock or contextlib.nullcontext():
-            if folder.is_finished(names):
-                tell(console, f"{said} is finished")
-                return True
-            tell(console, said)
-            try:
-                self._train(folder, index, runs, console)
-                error_file.unlink(missing_ok=True)
-                return True
-            except Exception as error:
-                with contextlib.suppress(OSError):  # a full disk may be what it failed of
-                    write_whole(error_file, "".join(traceback.format_exception(error)))
-                tell(console, f"{said} failed: {error}", "error:", "bold red")
-                return False
-
-    def _train(self, folder: SweepFolder, index: int, runs: list[PlannedRun], console: Console) -> None:
-        """Trains a program and leaves in each of its run directories what ``run_training`` leaves."""
-        checkpoints = folder.program(index) / "checkpoints"
-        trainer = make_train(runs[0].config)
-        with contextlib.ExitStack() as stack:
-            members = []
-            for run in runs:
-                config = run.config.replace(env=trainer.env.name)
-                options = self._options_of(folder, run)
-                directory = RunDirectory(options.run_dir, config, options.to_dict())
-                stack.callback(directory.close)
-                members.append(Member(config, directory, options, run.name))
-            trained = train_together(trainer, members, checkpoints, self.options, console)
-            _hand_out(trained.checkpoint, members, trained.scores)
-            for member, summary in zip(members, trained.summaries, strict=True):
-                member.directory.write("summary.json", summary)
-        shutil.rmtree(checkpoints, ignore_errors=True)
-
-    def _options_of(self, folder: SweepFolder, run: PlannedRun) -> RunOptions:
-        """In W&B each configuration is a group, and the sweep a tag."""
-        given = self.options.wandb
-        wandb = dataclasses.replace(
-            given,
-            tags=(*given.tags, folder.path.resolve().name[:64]),
-            name=f"{given.name or folder.path.resolve().name}_{run.name}"[:100],
-        )
-        return dataclasses.replace(self.options, run_dir=folder.run(run.name), wandb=wandb)
-
-
-def _hand_out(checkpoint: Checkpoint, members: Sequence[Member], scores: Sequence[float]) -> None:
-    """Each run directory gets the last state of its seeds, as a checkpoint of its own."""
-    state = without_keys(checkpoint.state)
-    records = run_records(checkpoint)
-    sizes = [len(member.seeds) for member in members]
-    for member, record, score, mine in zip(members, records, scores, parts(sizes), strict=True):
-        own = Checkpoints(member.directory.path / "checkpoints")
-        own.drop_after(-1)
-        own.save(
-            checkpoint.update,
-            jax.tree.map(lambda leaf, mine=mine: leaf[mine], state),
-            {"seconds": checkpoint.record["seconds"], "runs": [record]},
-            score,
-        )
-        own.close()
-
-
-def program_label(runs: Sequence[PlannedRun]) -> str:
-    """What is compiled into a program, as far as it is an axis, and how many runs it trains."""
-    static = compiled_in(runs[0].point.changes)
-    return f"{told(static)}, " * bool(static) + f"{sum(run.num_seeds for run in runs)} runs"
 
 
 def _env_steps(config: Config) -> int:

@@ -128,7 +128,7 @@ class WandbSink:
         else:
             arguments = [
                 {"id": f"{run_id}-seed{s}", "name": f"{name}_seed{s}", "config": settings | {"seed": s}}
-                for s in range(config.seed, config.seed + config.num_seeds)
+                for s in config.seeds
             ]
         shared = {
             "project": options.project,
