@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
 import logging
@@ -72,7 +73,7 @@ class Checkpoints:
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         self._args = ocp.args
         self.path = Path(path).absolute()
-        self._alias = _alias(self.path)
+        self._alias, self._closed = _alias(self.path), False
         self._manager = ocp.CheckpointManager(
             Path(self._alias.name) / "checkpoints" if self._alias else self.path,
             options=ocp.CheckpointManagerOptions(
@@ -209,11 +210,20 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for the writing to end; raises a SaveError if it has failed."""
+        if self._closed:
+            return
+        self._closed = True
         with _explained():
             self._manager.wait_until_finished()
             self._manager.close()
         if self._alias:
             self._alias.cleanup()
+
+    def abandon(self) -> None:
+        """As :meth:`close`, but quietly, where something else has gone wrong already: what is being written
+        would stand in the way of the next attempt."""
+        with contextlib.suppress(SaveError):
+            self.close()
 
     def _score(self, step: int) -> float:
         try:

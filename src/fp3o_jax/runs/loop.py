@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,9 +16,9 @@ from rich.console import Console
 
 from fp3o_jax import xla
 from fp3o_jax.config import Config, ConfigError, Hyperparams
+from fp3o_jax.runs.announce import tell_of_growth, tell_of_resuming, tell_of_starting
 from fp3o_jax.runs.checkpoints import Checkpoint, Checkpoints, SaveError
-from fp3o_jax.runs.devices import RunAxis
-from fp3o_jax.runs.directory import RunDirectory, about, check_environment, described
+from fp3o_jax.runs.directory import RunDirectory, check_environment, described
 from fp3o_jax.runs.journal import Journal, Journals, all_stopped, parts
 from fp3o_jax.runs.marl_eval import marl_eval
 from fp3o_jax.runs.options import RunOptions
@@ -28,7 +27,7 @@ from fp3o_jax.runs.programs import LAYOUT, Programs
 from fp3o_jax.runs.progress import TrainingProgress, phase, tell
 from fp3o_jax.runs.reading import in_sweep
 from fp3o_jax.runs.signals import Interrupted, deferred
-from fp3o_jax.runs.sinks import Sink, make_sinks
+from fp3o_jax.runs.sinks import Callback, OnUpdate, Sink, make_sinks
 from fp3o_jax.runs.warm_start import check_start, load_weights
 from fp3o_jax.seeds import seed_keys
 from fp3o_jax.team.trunks import Trunks
@@ -46,6 +45,7 @@ def run_training(
     *,
     env: Any = None,
     trunk: Trunks | None = None,
+    on_update: OnUpdate | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
     """Trains all seeds of a config side by side, evaluates them and writes a run directory.
@@ -61,6 +61,8 @@ def run_training(
             say where the run shall be.
         trunk: a flax module, or a pair of them, in place of the layers of the config, as for
             :func:`fp3o_jax.make_train`. ``options`` must say where the run shall be, likewise.
+        on_update: called with the rows that each update adds to ``metrics.jsonl``, one for each seed, once
+            the next update is under way. What it raises ends the run, which can be gone on with.
         console: where progress goes; by default the terminal.
 
     Returns:
@@ -89,9 +91,9 @@ def run_training(
     directory = RunDirectory(options.run_dir, config, options.to_dict(), environment, described_trunk(trunk))
     try:
         if directory.grows_from is not None:
-            tell(console, _growth(directory.grows_from, config))
+            tell_of_growth(console, directory.grows_from, config)
         if directory.summary is None:
-            members = [Member(config, directory, options)]
+            members = [Member(config, directory, options, on_update=on_update)]
             trained = train_together(trainer, members, directory.path / "checkpoints", options, console)
             directory.write("summary.json", trained.summaries[0])
         else:
@@ -113,14 +115,6 @@ def run_training(
     return summary | {"run_dir": directory.path}
 
 
-def _growth(before: int, config: Config) -> str:
-    falls = config.lr_schedule == "linear"
-    return f"total_env_steps grows from {before:,} to {config.total_env_steps:,}" + falls * (
-        ": learning rates fall linearly to 0 at the new end, so from here on they are higher than they were "
-        "going to be"
-    )
-
-
 class Member(NamedTuple):
     """One of the runs that train side by side in one program: the seeds of a config.
 
@@ -129,12 +123,14 @@ class Member(NamedTuple):
         directory: where it is written.
         options: which sinks it has.
         name: what tells it from the others, for warnings; empty if it is alone.
+        on_update: called with the metrics of each update, a row for each of its seeds.
     """
 
     config: Config
     directory: RunDirectory
     options: RunOptions
     name: str = ""
+    on_update: OnUpdate | None = None
 
 
 class Trained(NamedTuple):
@@ -178,12 +174,18 @@ def train_together(
     """
     programs = programs or programs_of(trainer, [member.config for member in members], options)
     axis = programs.axis
-    _tell_of_starting(console, trainer, members, axis)
+    tell_of_starting(console, trainer, len(members), axis)
     checkpoints = Checkpoints(folder, options.keep_checkpoints)
     saved = checkpoints.restore(programs.template)
     if saved:
         _refuse_if_all_stopped(members, [record["frozen"] for record in run_records(saved)])
-        _tell_of_resuming(console, members[0], saved)
+        tell_of_resuming(
+            console,
+            members[0].directory,
+            saved.update,
+            members[0].config.num_updates,
+            alone=not members[0].name,
+        )
     begin_with = {}
     if not saved and options.init_from is not None:
         begin_with = axis.place(load_weights(options.init_from, programs.template))
@@ -202,6 +204,7 @@ def train_together(
 
     with contextlib.ExitStack() as stack:
         stack.callback(programs.cancel)
+        stack.callback(checkpoints.abandon)
         sinks = [
             _open(member, record["metrics_bytes"], console, stack)
             for member, record in zip(members, run_records(saved), strict=True)
@@ -316,6 +319,8 @@ def _open(member: Member, metrics_bytes: int, console: Console, stack: contextli
         wandb=member.options.wandb,
         tensorboard=member.options.tensorboard,
     )
+    if member.on_update is not None:
+        sinks.append(Callback(member.on_update))
 
     def close(kind: type[BaseException] | None, *_: Any) -> None:
         for sink in sinks:
@@ -358,37 +363,3 @@ def _refuse_if_all_stopped(members: Sequence[Member], frozen: Sequence[Mapping[s
     if len(said) == len(members):
         why, member = said[0]
         raise RunError(f"{member.directory.path}: {why}")
-
-
-def _tell_of_starting(console: Console, trainer: Trainer, members: Sequence[Member], axis: RunAxis) -> None:
-    config, num_seeds, devices = trainer.config, axis.num_runs, axis.devices
-    tell(
-        console,
-        f"{config.algorithm} on {trainer.env.name}, sharing {config.sharing}, "
-        f"{trainer.env.num_agents} agents, "
-        + (
-            f"{num_seeds} seed(s)"
-            if len(members) == 1
-            else f"{num_seeds} runs of {len(members)} configurations"
-        )
-        + f", on {f'{len(devices)} x ' * (len(devices) > 1)}{devices[0].device_kind}",
-    )
-    if axis.idle:
-        there = axis.idle + len(devices)
-        remedy = f"env_shards={there // num_seeds} would spread the environments of each run over them"
-        tell(console, f"{axis.idle} of {there} devices have nothing to do: {remedy}")
-
-
-def _tell_of_resuming(console: Console, member: Member, saved: Checkpoint) -> None:
-    directory = member.directory
-    where = f" in {directory.path}" * (not member.name)
-    tell(console, f"going on after update {saved.update} of {member.config.num_updates}{where}")
-    there, here = directory.about["versions"], about()["versions"]
-    other = [
-        f"{name} {there.get(name)} then, {here[name]} now" for name in here if there.get(name) != here[name]
-    ]
-    if other:
-        warnings.warn(
-            f"the run began with other versions ({'; '.join(other)}): it goes on, but not to the bit",
-            stacklevel=2,
-        )

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from fp3o_jax.config import Config
-from fp3o_jax.runs.sinks.base import Sink, guarded
+from fp3o_jax.runs.sinks.base import Callback, OnUpdate, Sink, guarded
 from fp3o_jax.runs.sinks.tensorboard import TensorboardSink
 from fp3o_jax.runs.sinks.wandb import WandbOptions, WandbSink
 
-__all__ = ["Sink", "WandbOptions", "guarded", "make_sinks"]
+__all__ = ["Callback", "OnUpdate", "Sink", "WandbOptions", "guarded", "make_sinks"]
 
 
 def make_sinks(

@@ -12,6 +12,9 @@ import numpy as np
 from fp3o_jax.runs.reading import ROW_KEYS
 from fp3o_jax.runs.statistics import iqm
 
+#: Called with the rows of one update, one for each seed.
+OnUpdate = Callable[[Sequence[Mapping[str, Any]]], None]
+
 
 class Sink(Protocol):
     """A place that metrics are sent to."""
@@ -41,6 +44,21 @@ class Sink(Protocol):
         Args:
             exit_code: 0 if the run reached its end.
         """
+
+
+class Callback:
+    """A user's function as a sink; what it raises comes through."""
+
+    destination = ""
+
+    def __init__(self, log: OnUpdate):
+        self.log = log
+
+    def summary(self, summary: Mapping[str, Any]) -> None:
+        """Nothing: who calls has it returned."""
+
+    def close(self, exit_code: int) -> None:
+        """Nothing is open."""
 
 
 def guarded(name: str, open_sink: Callable[[], Sink]) -> Sink:
