@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from finite import assert_allclose
-from quick import QUICK
+from quick import QUICK, quick_environment
 
 RUNS = Path(__file__).parent / "helpers" / "device_runs.py"
 PROGRAM = """
@@ -37,7 +37,7 @@ for name, out in results.items():
 def test_seeds_on_two_devices():
     settings = {
         **{"env": "matrix/climbing", "num_envs": 4, "rollout_length": 8, "total_env_steps": 96},
-        **{"epochs": 2, "num_minibatches": 2, "hidden_size": 8},
+        **{"epochs": 2, "num_minibatches": 2, "hidden_sizes": [8], "layer_norm": False},
     }
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2 {QUICK}"
     done = subprocess.run(
@@ -61,7 +61,7 @@ def test_a_run_spread_over_devices(tmp_path):
     """
     settings = {
         **{"env": "matrix/climbing", "num_envs": 4, "rollout_length": 8, "total_env_steps": 160},
-        **{"epochs": 2, "num_minibatches": 2, "hidden_sizes": [8], "sharing": "none"},
+        **{"epochs": 2, "num_minibatches": 2, "hidden_sizes": [8], "layer_norm": False, "sharing": "none"},
     }
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4 {QUICK}"
     done = subprocess.run(
@@ -95,8 +95,8 @@ def test_a_run_spread_over_devices(tmp_path):
 def test_a_run_that_looks_for_nans(tmp_path):
     """``JAX_DEBUG_NANS`` finds none in a run in which there are none."""
     command = [sys.executable, "-m", "fp3o_jax.cli", "train", "--env", "mpe/simple_spread"]
-    command += ["--num-envs", "2", "--rollout-length", "4", "--total-env-steps", "16", "--hidden-size", "8"]
+    command += ["--num-envs", "2", "--rollout-length", "4", "--total-env-steps", "16", "--hidden-sizes", "8"]
     command += ["--eval-episodes", "2", "--run-dir", str(tmp_path / "run")]
-    done = subprocess.run(command, env=os.environ | {"JAX_DEBUG_NANS": "1"}, capture_output=True, text=True)
+    done = subprocess.run(command, env=quick_environment(JAX_DEBUG_NANS="1"), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "run" / "summary.json").exists()
