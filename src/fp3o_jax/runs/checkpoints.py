@@ -74,6 +74,9 @@ class Checkpoints:
         self._args = ocp.args
         self.path = Path(path).absolute()
         self._alias, self._closed = _alias(self.path), False
+        self.path.mkdir(parents=True, exist_ok=True)
+        # Where several processes share a run one of them writes, and waits for no other.
+        me = jax.process_index()
         self._manager = ocp.CheckpointManager(
             Path(self._alias.name) / "checkpoints" if self._alias else self.path,
             options=ocp.CheckpointManagerOptions(
@@ -81,6 +84,10 @@ class Checkpoints:
                     [policies.LatestN(keep), policies.BestN(n=1, get_metric_fn=lambda m: m["score"])]
                 ),
                 cleanup_tmp_directories=not reading,
+                create=False,
+                multiprocessing_options=ocp.options.MultiprocessingOptions(
+                    primary_host=me, active_processes={me}
+                ),
             ),
         )
 
@@ -250,7 +257,7 @@ def _alias(path: Path) -> tempfile.TemporaryDirectory | None:
     return place
 
 
-def _is_key(leaf: Any) -> bool:
+def is_key(leaf: Any) -> bool:
     return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
@@ -265,7 +272,7 @@ def blank(template: Any) -> dict[str, np.ndarray]:
         template: what ``jax.eval_shape`` says of the state.
     """
     data = jax.eval_shape(
-        lambda tree: jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else x, tree), template
+        lambda tree: jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, tree), template
     )
     return {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in _named(data).items()}
 
@@ -298,13 +305,13 @@ def _difference(record: Mapping[str, Any], expected: Mapping[str, np.ndarray], p
 
 def without_keys(state: Any) -> Any:
     """The same tree on the host, keys as their data: it is saved as the state itself is."""
-    return jax.tree.map(lambda x: np.asarray(jax.random.key_data(x) if _is_key(x) else x), state)
+    return jax.tree.map(lambda x: np.asarray(jax.random.key_data(x) if is_key(x) else x), state)
 
 
 def pack(state: Any) -> dict[str, np.ndarray]:
     """Leaves by name, copied to the host: the device may reuse their memory at once."""
     return {
-        name: np.array(jax.random.key_data(leaf) if _is_key(leaf) else leaf, copy=True)
+        name: np.array(jax.random.key_data(leaf) if is_key(leaf) else leaf, copy=True)
         for name, leaf in _named(state).items()
     }
 
@@ -314,7 +321,7 @@ def unpack(arrays: Mapping[str, np.ndarray], template: Any) -> Any:
 
     def leaf(path: Any, like: Any) -> jax.Array:
         value = jax.numpy.asarray(arrays[jax.tree_util.keystr(path)])
-        return jax.random.wrap_key_data(value) if _is_key(like) else value
+        return jax.random.wrap_key_data(value) if is_key(like) else value
 
     return jax.tree_util.tree_map_with_path(leaf, template)
 

@@ -51,7 +51,7 @@ class RunAxis:
         return self.per_device * (len(self.devices) // self.per_run)
 
     @property
-    def _mesh(self) -> Mesh:
+    def mesh(self) -> Mesh:
         if self.per_run == 1:
             return Mesh(np.array(self.devices), (RUNS,))
         return Mesh(np.array(self.devices).reshape((-1, self.per_run)), (RUNS, shards.DEVICES))
@@ -63,7 +63,7 @@ class RunAxis:
         return jax.tree.map(lambda _: RUN, layout, is_leaf=_is_spec)
 
     def _shardings(self, layout: Any) -> Any:
-        mesh = self._mesh
+        mesh = self.mesh
         return jax.tree.map(lambda spec: NamedSharding(mesh, spec), self._specs(layout), is_leaf=_is_spec)
 
     def jit(self, fn: Callable[..., Any], inputs: Any = RUN, outputs: Any = RUN, **options: Any) -> Any:
@@ -79,7 +79,7 @@ class RunAxis:
             return jax.jit(alone, **options)
         shared = jax.shard_map(
             alone,
-            mesh=self._mesh,
+            mesh=self.mesh,
             in_specs=self._specs(inputs),
             out_specs=self._specs(outputs),
             check_vma=False,
@@ -92,7 +92,17 @@ class RunAxis:
         if len(self.devices) == 1:
             return tree
         rows = np.minimum(np.arange(self.size), self.num_runs - 1)
-        return jax.device_put(jax.tree.map(lambda x: x[rows], tree), self._shardings(layout))
+        tree, where = jax.tree.map(lambda x: x[rows], tree), self._shardings(layout)
+        if jax.process_count() == 1:
+            return jax.device_put(tree, where)
+        # Each process has all of it, as NumPy arrays, and keeps what its devices need.
+        data = jax.tree.map(lambda x: np.asarray(jax.random.key_data(x) if _is_key(x) else x), tree)
+        keys = jax.tree.map(_is_key, tree)
+
+        def wrapped(data: Any) -> Any:
+            return jax.tree.map(lambda x, key: jax.random.wrap_key_data(x) if key else x, data, keys)
+
+        return jax.jit(wrapped, out_shardings=where)(data)
 
     def real(self, tree: Any) -> Any:
         """Leaves [size, ...] without the copies."""
@@ -101,26 +111,42 @@ class RunAxis:
         return jax.tree.map(lambda x: x[: self.num_runs], tree)
 
 
+def _is_key(x: Any) -> bool:
+    return jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
 def _is_spec(x: Any) -> bool:
     return isinstance(x, PartitionSpec)
 
 
-def spread(num_runs: int, devices: int | Literal["all"] = "all", env_shards: int = 1) -> RunAxis:
+def spread(
+    num_runs: int, devices: int | Literal["all"] = "all", env_shards: int = 1, distributed: bool = False
+) -> RunAxis:
     """The runs of a program over so many of the devices that there are, or fewer if that is as fast.
 
     Args:
         num_runs: how many there are.
         devices: how many of them to take.
         env_shards: of each run, which share its devices where there are more of these than runs.
+        distributed: over those of all processes, which share every run.
 
     Raises:
         ConfigError: there are not so many; or several processes share the work, of which each would take all
             of it.
     """
+    if distributed:
+        there = jax.devices()
+        if env_shards % len(there):
+            raise ConfigError(
+                f"env_shards={env_shards} must be a multiple of the {len(there)} devices of "
+                f"{jax.process_count()} processes, which share each run (distributed=True)"
+            )
+        return RunAxis(num_runs, tuple(there), len(there))
     if jax.process_count() > 1:
         raise ConfigError(
-            f"{jax.process_count()} processes have joined one jax.distributed, and a program trains in one: "
-            "start a job of its own for each program (`fp3o sweep ... --index K`) instead"
+            f"{jax.process_count()} processes have joined one jax.distributed, and each would train all of "
+            "it: for a run that they share say distributed=True and env_shards; for many runs start a job "
+            "for each program (`fp3o sweep ... --index K`)"
         )
     there = jax.devices()
     wanted = len(there) if devices == "all" else devices

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,8 @@ from fp3o_jax.runs.journal import Journal, Journals, all_stopped, parts
 from fp3o_jax.runs.marl_eval import marl_eval
 from fp3o_jax.runs.options import RunOptions
 from fp3o_jax.runs.outcome import print_summary, summarised
-from fp3o_jax.runs.programs import LAYOUT, Programs
+from fp3o_jax.runs.processes import Leader, Shared, dismiss, follow, join_processes
+from fp3o_jax.runs.programs import Programs
 from fp3o_jax.runs.progress import TrainingProgress, phase, tell
 from fp3o_jax.runs.reading import in_sweep
 from fp3o_jax.runs.signals import Interrupted, deferred
@@ -66,7 +67,8 @@ def run_training(
         console: where progress goes; by default the terminal.
 
     Returns:
-        What is written to ``summary.json``, and ``run_dir``.
+        What is written to ``summary.json``, and ``run_dir``; nothing from processes that follow
+        (``options.distributed``).
 
     Raises:
         ConfigError: settings that cannot be used, before anything is compiled or written.
@@ -85,8 +87,14 @@ def run_training(
             "command of the sweep, `fp3o sweep`"
         )
     check_start(options)
+    if options.distributed:
+        join_processes()
     trainer = make_train(config, env, trunk)
     config = config.replace(env=trainer.env.name)
+    if options.distributed and jax.process_index() > 0:
+        with _together():
+            follow(programs_of(trainer, [config], options, Shared))
+        return {}
     environment = None if env is None else described(env, trainer.env)
     directory = RunDirectory(options.run_dir, config, options.to_dict(), environment, described_trunk(trunk))
     try:
@@ -94,9 +102,12 @@ def run_training(
             tell_of_growth(console, directory.grows_from, config)
         if directory.summary is None:
             members = [Member(config, directory, options, on_update=on_update)]
-            trained = train_together(trainer, members, directory.path / "checkpoints", options, console)
+            with _together() if options.distributed else contextlib.nullcontext():
+                trained = train_together(trainer, members, directory.path / "checkpoints", options, console)
             directory.write("summary.json", trained.summaries[0])
         else:
+            if options.distributed:
+                dismiss()
             tell(console, f"{directory.path} is finished; another --seed or --run-dir makes a new run")
         summary = directory.summary
     except Interrupted:
@@ -113,6 +124,20 @@ def run_training(
         directory.close()
     print_summary(console, summary, directory.path)
     return summary | {"run_dir": directory.path}
+
+
+@contextlib.contextmanager
+def _together() -> Iterator[None]:
+    """What JAX raises where another process is gone, as a sentence."""
+    try:
+        yield
+    except (ValueError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise RunError(
+            f"process {jax.process_index()} of {jax.process_count()}: {str(error).splitlines()[0]}. Where "
+            "another has ended, start all of them again: they go on after the last checkpoint"
+        ) from error
 
 
 class Member(NamedTuple):
@@ -172,7 +197,9 @@ def train_together(
         Interrupted: SIGINT or SIGTERM came; the state is saved.
         TooLarge: the program does not fit the device.
     """
-    programs = programs or programs_of(trainer, [member.config for member in members], options)
+    if programs is None:
+        kind = Leader if options.distributed else Programs
+        programs = programs_of(trainer, [member.config for member in members], options, kind)
     axis = programs.axis
     tell_of_starting(console, trainer, len(members), axis)
     checkpoints = Checkpoints(folder, options.keep_checkpoints)
@@ -196,7 +223,7 @@ def train_together(
         programs.compile()
     compile_seconds = time.monotonic() - start
     if saved:
-        saved = saved._replace(state=axis.place(saved.state, LAYOUT))
+        saved = saved._replace(state=programs.place(saved.state))
     else:
         record = {"seconds": 0.0, "runs": [{"metrics_bytes": 0, "frozen": {}} for _ in members]}
         saved = Checkpoint(0, programs.init().replace(**begin_with), record)
@@ -231,7 +258,7 @@ def train_together(
         for to, summary in zip(sinks, summaries, strict=True):
             for sink in to:
                 sink.summary(summary)
-    whole = last._replace(state=axis.real(last.state))
+        whole = last._replace(state=programs.gather(last.state))
     return Trained(whole, [journal.score for journal in journals], summaries)
 
 
@@ -260,7 +287,7 @@ def _train(
         journals.write(update, programs.axis.real(metrics), progress)
 
     def save() -> None:
-        checkpoints.save(done, programs.axis.real(state), record(), journals.score)
+        checkpoints.save(done, programs.gather(state), record(), journals.score)
 
     # The device works on an update while the host writes down the one before.
     pending: dict[str, Any] | None = None
@@ -300,13 +327,15 @@ def run_records(saved: Checkpoint) -> list[dict[str, Any]]:
     return saved.record.get("runs", [saved.record])
 
 
-def programs_of(trainer: Trainer, configs: Sequence[Config], options: RunOptions) -> Programs:
+def programs_of(
+    trainer: Trainer, configs: Sequence[Config], options: RunOptions, kind: type[Programs] = Programs
+) -> Programs:
     """What is compiled for the seeds of all configs, one after another; they differ in ``Hyperparams`` and
     seeds alone."""
     keys = seed_keys(seed for config in configs for seed in config.seeds)
     rows = [config.hyperparams for config in configs for _ in config.seeds]
     hyperparams = Hyperparams(*(np.array(column, np.float32) for column in zip(*rows, strict=True)))
-    return Programs(trainer, keys, options, hyperparams)
+    return kind(trainer, keys, options, hyperparams)
 
 
 def _open(member: Member, metrics_bytes: int, console: Console, stack: contextlib.ExitStack) -> list[Sink]:

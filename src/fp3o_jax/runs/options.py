@@ -33,6 +33,9 @@ class RunOptions:
     """newest checkpoints to keep, besides the best one"""
     devices: int | Literal["all"] = "all"
     """how many of the machine's devices the seeds are spread over, each seed on one of them"""
+    distributed: bool = False
+    """one run over several processes (of Slurm, Open MPI or a TPU pod, or as JAX_COORDINATOR_ADDRESS,
+    JAX_NUM_PROCESSES and JAX_PROCESS_ID say): each starts the same command, the first one writes"""
     wandb: WandbOptions = dataclasses.field(default_factory=WandbOptions)
     tensorboard: bool = False
     """write TensorBoard event files to the run directory as well"""
@@ -44,6 +47,11 @@ class RunOptions:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least {least}")
         if self.devices != "all" and not (isinstance(self.devices, int) and self.devices >= 1):
             raise ConfigError(f"devices={self.devices!r} must be a whole number of at least 1, or 'all'")
+        if self.distributed and (self.devices != "all" or self.init_from is not None):
+            raise ConfigError(
+                f"distributed=True takes all devices (devices={self.devices!r}), and weights of its own "
+                f"(init_from={self.init_from!r})"
+            )
         if not self.checkpoint_seconds >= 0:
             raise ConfigError(f"checkpoint_seconds={self.checkpoint_seconds} must be at least 0")
 

@@ -44,7 +44,7 @@ class Programs:
         self, trainer: Trainer, keys: Array, options: RunOptions, hyperparams: Hyperparams | None = None
     ):
         self._trainer, self._episodes = trainer, options.eval_episodes
-        self.axis = axis = spread(len(keys), options.devices, trainer.config.env_shards)
+        self.axis = axis = spread(len(keys), options.devices, trainer.config.env_shards, options.distributed)
         self._start = axis.place((keys,) if hyperparams is None else (keys, hyperparams))
         self._init = axis.jit(trainer.init, outputs=LAYOUT)
         self.modes = ["greedy"] + ["sampled"] * bool(options.eval_every or options.eval_sampled)
@@ -85,7 +85,7 @@ class Programs:
         self.begin()
         self._compiled["init"].result()
         compiled, axis = self._compiled["update"].result(), self.axis
-        check_memory(compiled, self._trainer.config, axis.devices[0], axis.per_device)
+        check_memory(compiled, self._trainer.config, jax.local_devices()[0], axis.per_device)
 
     def cancel(self) -> None:
         """Nothing is compiled any more that XLA has not begun with."""
@@ -95,6 +95,18 @@ class Programs:
     def init(self) -> TrainState:
         """The state before the first update, as :meth:`update` takes it."""
         return self._compiled["init"].result()(*self._start)
+
+    def place(self, state: TrainState) -> TrainState:
+        """A state with leaves [num_seeds, ...] as :meth:`update` takes it."""
+        return self.axis.place(state, LAYOUT)
+
+    def gather(self, state: TrainState) -> TrainState:
+        """The inverse of :meth:`place`, which may give keys as their data."""
+        return self.whole(state)
+
+    def whole(self, tree: Any) -> Any:
+        """Leaves [num_seeds, ...] that this process can read, of what programs return."""
+        return self.axis.real(tree)
 
     def update(self, state: TrainState) -> tuple[TrainState, dict[str, Array]]:
         """The next state, and metrics. The state that comes in is used up."""
@@ -110,18 +122,13 @@ class Programs:
         """
         self.begin_playing()
         played = self._compiled[mode].result()(state.params, evaluation_keys(self._start[0], update))
-        return as_asked(played, self.axis, self._episodes)
+        return jax.tree.map(lambda x: x[:, : self._episodes], self.whole(played))
 
 
 def player(trainer: Trainer, axis: RunAxis, episodes: int, greedy: bool) -> Any:
-    """``make_evaluate`` over an axis, jitted: parameters and keys as it has them -> what :func:`as_asked`
-    takes."""
+    """``make_evaluate`` over an axis, jitted: parameters and keys as it has them -> results [size, E], of as
+    many episodes or a few more, so that shards come out even."""
     return axis.jit(make_evaluate(trainer, episodes, greedy), outputs=SHARD)
-
-
-def as_asked(played: dict[str, Array], axis: RunAxis, episodes: int) -> dict[str, Array]:
-    """Results [num_runs, episodes], without what was played to make runs and shards come out even."""
-    return jax.tree.map(lambda x: x[:, :episodes], axis.real(played))
 
 
 @functools.cache

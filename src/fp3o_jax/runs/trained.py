@@ -15,7 +15,7 @@ from fp3o_jax.config import Config, ConfigError
 from fp3o_jax.runs.checkpoints import Checkpoint, Checkpoints
 from fp3o_jax.runs.devices import spread
 from fp3o_jax.runs.directory import check_environment, check_trunk, described, read_config
-from fp3o_jax.runs.programs import as_asked, evaluation_keys, player
+from fp3o_jax.runs.programs import evaluation_keys, player
 from fp3o_jax.runs.progress import phase, tell
 from fp3o_jax.seeds import seed_key, seed_keys
 from fp3o_jax.team.trunks import Trunks
@@ -129,9 +129,8 @@ def evaluate_run(
     axis = spread(len(seeds), env_shards=trainer.config.env_shards)
     play = player(trainer, axis, episodes, greedy=not sampled)
     with phase(console, f"playing {episodes} episodes"):
-        played = play(*axis.place((params, evaluation_keys(seed_keys(seeds), 0))))
-        played = as_asked(played, axis, episodes)
-        results = {name: np.asarray(values, float) for name, values in played.items()}
+        played = axis.real(play(*axis.place((params, evaluation_keys(seed_keys(seeds), 0)))))
+        results = {name: np.asarray(values, float)[:, :episodes] for name, values in played.items()}
     rows = [
         {"seed": seed}
         | {name: values[i].mean() for name, values in results.items()}

@@ -90,6 +90,11 @@ class Sweep:
                 f"init_from={str(self.options.init_from)!r} is for single runs, `fp3o train`: a sweep's runs "
                 "begin with weights of their own"
             )
+        if self.options.distributed:
+            raise ConfigError(
+                "distributed=True is for single runs, `fp3o train`: programs of a sweep are independent, so "
+                "start a process for each (`--index`, `--on slurm`)"
+            )
         self._folder: SweepFolder | None = None
         self.programs()  # or a number of runs that is too small would be found out too late
         self._check_environments()
