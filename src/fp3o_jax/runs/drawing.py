@@ -104,7 +104,9 @@ def draw_lines(
     over = f"over {_seeds(seeds)}" if len(seeds) == 1 else "over seeds"
     intervals = "" if seeds == {1} else f", {INTERVAL}s"
     figure, panels = _grid(keys, entries, f"IQM {over}{intervals}", one_scale)
-    figure.supxlabel(x_label, fontsize="medium")
+    for axes in panels.values():
+        if axes.xaxis.get_tick_params()["labelbottom"]:
+            axes.set_xlabel(x_label, fontsize="small" if len(panels) > 9 else "medium")
     figure.supylabel(y_label, fontsize="medium")
     order = list(styles)
     for place, line in lines.items():
@@ -149,11 +151,14 @@ def draw_scores(
     upper, lower = figure.subfigures(2, 1, height_ratios=[sum(heights), below]) if below else (figure, None)
     grid = upper.add_gridspec(len(heights), columns, height_ratios=heights)
     first: dict[str, Axes] = {}
-    titles = _titles(keys, columns)
+    above, beside = _describe(keys, columns if len(names) == 1 else 1)
     for i, (key, name) in enumerate(panels):
         axes = upper.add_subplot(grid[divmod(i, columns)], sharex=first.get(key[0]))
         first.setdefault(key[0], axes)
-        axes.set_title(f"{titles[key]}: {name}" if len(names) > 1 else titles[key], fontsize="small")
+        every = sum((place.env, place.panel) == key for place in summaries)
+        best = f" (best {len(rows[key])} of {every})" if len(rows[key]) < every else ""
+        which = f": {name}" if len(names) > 1 else ""
+        _name(axes, above.get(key, "") + best + which, beside.get(key, ""), "small")
         points = [(label(p.line), summaries[p].estimates[name], styles.get(p.line, {})) for p in rows[key]]
         same = i % columns > 0 and [p.line for p in rows[key]] == [p.line for p in rows[panels[i - 1][0]]]
         _draw_points(axes, points)
@@ -213,15 +218,30 @@ def _keys(places: Mapping[Place, Any]) -> list[Key]:
     return list(dict.fromkeys((place.env, place.panel) for place in places))
 
 
-def _titles(keys: Sequence[Key], columns: int) -> dict[Key, str]:
-    """What tells panels apart; one alone is called by its environment."""
+def _describe(keys: Sequence[Key], columns: int) -> tuple[dict[Key, str], dict[Key, str]]:
+    """What stands above panels and beside them.
+
+    Where all panels of a column have one value in common, and all of a row the rest, these are said once:
+    above the first row, and to the right of the last column.
+    """
     several = len({env for env, _ in keys}) > 1
-    titles = {}
-    for env, panel in keys:
-        parts = [env] if several or not panel else []
-        text = ", ".join([*parts, *([label(panel)] if panel else [])])
-        titles[env, panel] = textwrap.fill(text, 60 // columns, break_long_words=False)
-    return titles
+    parts = [((("env", env),) if several or not panel else ()) + panel for env, panel in keys]
+    in_columns = all(part[-1] == parts[i % columns][-1] for i, part in enumerate(parts))
+    in_rows = all(part[:-1] == parts[i - i % columns][:-1] for i, part in enumerate(parts))
+    wide = {1: 60, 2: 40, 3: 32}.get(columns, 26)
+    if in_columns and in_rows and len(parts[0]) > 1 and columns > 1:
+        above = {key: label(part[-1:]) for key, part in zip(keys[:columns], parts, strict=False)}
+        last = range(columns - 1, len(keys), columns)
+        return above, {keys[i]: textwrap.fill(label(parts[i][:-1]), 18) for i in last}
+    above = zip(keys, parts, strict=True)
+    return {key: textwrap.fill(label(part), wide, break_long_words=False) for key, part in above}, {}
+
+
+def _name(axes: Axes, above: str, beside: str, size: str) -> None:
+    axes.set_title(above, fontsize=size)
+    axes.text(
+        1.03, 0.5, beside, transform=axes.transAxes, rotation=270, ha="left", va="center", fontsize=size
+    )
 
 
 def _columns(keys: Sequence[Key]) -> int:
@@ -249,14 +269,15 @@ def _grid(
     in_row = max(1, int(width / (_text_width(entries) + 0.55)))
     lines_of_legend = -(-len(entries) // in_row) + 1
     figure = Figure(figsize=(width, height * rows + 0.5 + 0.2 * lines_of_legend), layout="constrained")
-    titles, panels, first = _titles(keys, columns), {}, {}
+    (above, beside), panels, first = _describe(keys, columns), {}, {}
     for i, key in enumerate(keys):
         scale = "" if one_scale else key[0]
         axes = figure.add_subplot(rows, columns, i + 1, sharex=first.get(key[0]), sharey=first.get(scale))
         first.setdefault(key[0], axes)
         first.setdefault(scale, axes)
-        axes.set_title(titles[key], fontsize="medium" if columns <= 3 else "small")
-        axes.tick_params(labelsize="medium" if columns <= 2 else "small")
+        size = "medium" if columns <= 3 else "small"
+        _name(axes, above.get(key, ""), beside.get(key, ""), size)
+        axes.tick_params(labelsize=size)
         _frame(axes)
         panels[key] = axes
         axes.tick_params(
@@ -290,12 +311,8 @@ def _abscissa(axes: Axes, values: Sequence[float], ticks: bool, panels: int) -> 
         return
     if values[0] > 0 and values[-1] > 5 * values[0]:
         axes.set_xscale("log")
-    few = (
-        values
-        if len(values) <= 7
-        else [values[i] for i in np.linspace(0, len(values) - 1, 5).round().astype(int)]
-    )
-    axes.xaxis.set_major_locator(FixedLocator(few))
+    if len(values) <= 7:
+        axes.xaxis.set_major_locator(FixedLocator(values))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: shown(float(value))))
 

@@ -184,7 +184,9 @@ def shown(value: Any) -> str:
 
 def label(settings: Settings) -> str:
     """Settings as a legend has them: ``fp3o, sharing full, actor_lr=5e-4``."""
-    return ", ".join(_said(name, value) for name, value in settings)
+    first = [setting for setting in settings if setting[0] in _BASE]
+    rest = [setting for setting in settings if setting[0] not in _BASE]
+    return ", ".join(_said(name, value) for name, value in sorted(first) + rest)
 
 
 def _said(name: str, value: Any) -> str:

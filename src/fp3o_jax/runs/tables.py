@@ -29,13 +29,13 @@ def score_tables(
     tables = []
     for env in dict.fromkeys(place.env for place in summaries):
         here = [place for place in summaries if place.env == env]
-        title = env
+        caption = None
         if len(here) > MAX_ROWS:
-            title = f"{env}: the best {SHOWN_ROWS} of {len(here)} (--csv FILE has all)".lstrip(": ")
+            caption = f"the best {SHOWN_ROWS} of {len(here)}; --csv FILE has all"
             here = sorted(here, key=lambda place: -summaries[place].estimates["IQM"].value)[:SHOWN_ROWS]
         settings = {place: _settings(place, groups, over) for place in here}
         names = _names(settings.values())
-        view = Table(title=Text(title, "table.title"))
+        view = Table(title=Text(env, "table.title"), caption=caption)
         for name in names:
             view.add_column(Text(name))
         view.add_column("seeds", justify="right", no_wrap=True)
@@ -115,24 +115,19 @@ def write_latex(table: pd.DataFrame, file: Path) -> Path:
     """Writes a :func:`frame` as a tabular for the package booktabs: numbers with their intervals."""
     import pandas as pd
 
-    measured = [name for name in AGGREGATES if name.lower() in table]
-    measured_columns = {f"{n.lower()}{end}" for n in measured for end in ("", "_low", "_high")}
+    aggregates = [name for name in AGGREGATES if name.lower() in table]
+    measured = {**{name.lower(): name for name in aggregates}, "improvement": "P(better)"}
     cells: dict[str, list[str]] = {}
     for name in table:
-        values = table[name].tolist()
-        if name in measured_columns or name in ("metric", "seeds", "improvement_low", "improvement_high"):
-            continue
-        if name == "improvement":
-            cells["P(better)"] = _intervals(table, name)
-        else:
-            cells[name] = [_cell(value) for value in values]
-    cells["seeds"] = [str(value) for value in table["seeds"]]
-    cells |= {name: _intervals(table, name.lower()) for name in measured}
+        if name in measured:
+            cells[measured[name]] = _intervals(table, name)
+        elif name != "metric" and name.removesuffix("_low").removesuffix("_high") not in measured:
+            cells[name] = [_cell(value) for value in table[name]]
     if "env" in cells:
         # Each environment is named once.
         before = ["", *cells["env"][:-1]]
         cells["env"] = ["" if a == b else b for a, b in zip(before, cells["env"], strict=True)]
-    right = ("seeds", *measured, "P(better)")
+    right = ("seeds", *measured.values())
     style = pd.DataFrame(cells).style.hide(axis="index")
     style = style.format(escape="latex").format_index(escape="latex", axis=1)
     body = style.to_latex(hrules=True, column_format="".join("r" if n in right else "l" for n in cells))
