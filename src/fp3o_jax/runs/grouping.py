@@ -184,9 +184,9 @@ def shown(value: Any) -> str:
 
 def label(settings: Settings) -> str:
     """Settings as a legend has them: ``fp3o, sharing full, actor_lr=5e-4``."""
-    first = [setting for setting in settings if setting[0] in _BASE]
-    rest = [setting for setting in settings if setting[0] not in _BASE]
-    return ", ".join(_said(name, value) for name, value in sorted(first) + rest)
+    first = ("env", *_BASE)
+    ordered = sorted(settings, key=lambda s: first.index(s[0]) if s[0] in first else len(first))
+    return ", ".join(_said(name, value) for name, value in ordered)
 
 
 def _said(name: str, value: Any) -> str:

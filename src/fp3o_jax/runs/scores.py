@@ -99,15 +99,14 @@ def choose_best(
         if len(scores) < len(candidates):
             notes.add(who, f"values of {said} without final scores did not compete")
         common = sorted(set.intersection(*map(set, scores.values())))
-        on = common[: len(common) // 2]
-        apart = len(on) >= MIN_SEEDS
+        on = common[: len(common) // 2] if len(common) >= 2 * MIN_SEEDS else []
         best = max(
             scores, key=lambda c: iqm(np.array([scores[c][s] for s in on] or list(scores[c].values())))
         )
         runs = candidates[best]
         if len(scores) == 1:
             notes.add(who, f"there is only one {said} to choose from")
-        elif apart:
+        elif on:
             runs = [run.only({*run.seeds} - {*on}) for run in runs]
             notes.add(who, f"{said} is chosen on {len(on)} seeds, and the others are shown")
         else:
