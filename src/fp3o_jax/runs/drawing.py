@@ -11,7 +11,7 @@ import numpy as np
 
 from fp3o_jax.config import ConfigError
 from fp3o_jax.runs.grouping import MAX_SCALE, Place, Settings, is_number, label, shown
-from fp3o_jax.runs.scores import AGGREGATES, Comparison, Summary
+from fp3o_jax.runs.scores import AGGREGATES, MAX_PAIRS, Comparison, Summary, strongest
 from fp3o_jax.runs.statistics import Estimate
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ def draw_lines(
     y_label: str,
     one_scale: bool,
     ticks: bool,
+    chosen: Sequence[str] = (),
 ) -> Figure:
     """A panel for each environment and its settings, in it a line with its interval for each method.
 
@@ -91,6 +92,7 @@ def draw_lines(
         y_label: what is on the ordinate.
         one_scale: the ordinate is the same on all environments.
         ticks: the abscissa is a setting, of which each value is marked; else environment steps.
+        chosen: settings of which the best value is drawn.
     """
     keys = _keys(lines)
     seeds = {line.seeds for line in lines.values()}
@@ -103,7 +105,8 @@ def draw_lines(
         entries[f"the other {len(names) - len(styles)}"] = {"color": GREY}
     over = f"over {_seeds(seeds)}" if len(seeds) == 1 else "over seeds"
     intervals = "" if seeds == {1} else f", {INTERVAL}s"
-    figure, panels = _grid(keys, entries, f"IQM {over}{intervals}", one_scale)
+    best = f", best {', '.join(chosen)} of each" if chosen else ""
+    figure, panels = _grid(keys, entries, f"IQM {over}{intervals}{best}", one_scale)
     for axes in panels.values():
         if axes.xaxis.get_tick_params()["labelbottom"]:
             axes.set_xlabel(x_label, fontsize="small" if len(panels) > 9 else "medium")
@@ -135,14 +138,14 @@ def draw_scores(
     """
     from matplotlib.figure import Figure
 
-    keys = _keys(summaries)
+    keys, shown_ones = _keys(summaries), strongest(comparisons, MAX_PAIRS, MAX_PAIRS)
     rows = {key: _best_rows(summaries, key) for key in keys}
     names = list(AGGREGATES) if len(keys) <= 3 else list(AGGREGATES)[:1]
     panels = [(key, name) for key in keys for name in names]
     columns = len(names) if len(names) > 1 else _columns(keys)
     tall = [max(len(rows[key]) for key, _ in panels[i : i + columns]) for i in range(0, len(panels), columns)]
     heights = [0.55 + 0.24 * most for most in tall]
-    below = 0.7 + 0.3 * len(comparisons) if comparisons else 0.0
+    below = 0.7 + 0.26 * len(shown_ones) if shown_ones else 0.0
     wide = _text_width(label(place.line) for place in summaries)
     figure = Figure(
         figsize=(min(14, max(7, wide + 2.1 * columns)), sum(heights) + below + 0.5), layout="constrained"
@@ -165,14 +168,12 @@ def draw_scores(
         axes.tick_params(labelleft=not same)
     if lower is not None:
         axes = lower.add_subplot()
-        axes.set_title("probability of improvement P(X > Y)", fontsize="small")
+        some = f", highest {len(shown_ones)} of {len(comparisons)}" * (len(shown_ones) < len(comparisons))
+        axes.set_title(f"probability of improvement P(X > Y){some}", fontsize="small")
         lines = {place.method: place.line for place in summaries}
         _draw_points(
             axes,
-            [
-                (f"{label(c.method)}  >  {label(c.other)}", c.estimate, styles.get(lines[c.method], {}))
-                for c in comparisons
-            ],
+            [("  >  ".join(c.labels), c.estimate, styles.get(lines[c.method], {})) for c in shown_ones],
         )
         axes.axvline(0.5, color="black", linestyle=":", linewidth=1)
         axes.set_xlim(-0.02, 1.02)

@@ -19,7 +19,7 @@ from fp3o_jax.runs.drawing import (
     line_styles,
     save_figure,
 )
-from fp3o_jax.runs.grouping import Choice, Group, Place, arrange, label, layout
+from fp3o_jax.runs.grouping import MAX_PANELS, Choice, Group, Place, arrange, label, layout
 from fp3o_jax.runs.progress import Notes, tell
 from fp3o_jax.runs.reading import Run, choose_metric, curve, read_run, run_dirs
 from fp3o_jax.runs.scores import (
@@ -108,6 +108,7 @@ def plot_runs(
         y_label=_words(metric) + smoothed,
         one_scale=metric == "win_rate",
         ticks=False,
+        chosen=choice.best_of,
     )
     written = save_figure(figure, stem, formats)
     _tell_scores(console, summaries, groups, comparisons, metric)
@@ -186,6 +187,7 @@ def plot_response(
         y_label=f"final {_words(metric)}",
         one_scale=metric.endswith("win_rate"),
         ticks=True,
+        chosen=choice.best_of,
     )
     written = save_figure(figure, *figure_path(output, _folder(paths), f"{metric}_over_{over}"))
     written += _write_tables(summaries, groups, metric, csv, latex, over=over)
@@ -241,6 +243,12 @@ def _groups(runs: Sequence[Run], choice: Choice, metric: str, notes: Notes) -> d
         many = len({place.method for place in places})
         notes.add(f"{many} methods", f"drawn as by --by {','.join(lines)} --within {','.join(panels)}")
         places = arrange(runs, Choice(lines, panels, choice.over, choice.best_of))
+    panels = {(place.env, place.panel) for place in places}
+    if choice.within and len(panels) > MAX_PANELS:
+        raise ConfigError(
+            f"within={','.join(choice.within)!r} makes {len(panels)} panels, and {MAX_PANELS} can be read: "
+            "name fewer settings, or choose among their values with --best-of"
+        )
     return choose_best(places, metric, choice.best_of, notes)
 
 

@@ -57,6 +57,11 @@ class Comparison(NamedTuple):
     estimate: Estimate
     envs: int
 
+    @property
+    def labels(self) -> tuple[str, str]:
+        """X, and of Y what is not the same."""
+        return label(self.method), label(tuple(s for s in self.other if s not in self.method))
+
 
 def final_scores(runs: Sequence[Run], metric: str) -> dict[int, float]:
     """By seed, what the final policies scored, as far as they have been played.
@@ -182,8 +187,15 @@ def compare(scores: Scores, baseline: str | None) -> list[Comparison] | None:
     return result
 
 
+def strongest(comparisons: Sequence[Comparison], most: int, shown: int) -> Sequence[Comparison]:
+    """All comparisons; of more than ``most`` those ``shown`` that have the highest probabilities."""
+    if len(comparisons) <= most:
+        return comparisons
+    return sorted(comparisons, key=lambda c: -c.estimate.value)[:shown]
+
+
 def by_merit(values: Mapping[Place, float]) -> list[Settings]:
-    """The lines, best first, by their mean rank over the panels that they are in; [] has the rank of none."""
+    """The lines, best first, by their mean rank over the panels that they are in."""
     ranks: dict[Settings, list[int]] = {}
     for panel in dict.fromkeys((place.env, place.panel) for place in values):
         here = [place for place in values if (place.env, place.panel) == panel]

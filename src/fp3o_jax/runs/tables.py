@@ -12,7 +12,7 @@ from rich.text import Text
 
 from fp3o_jax.runs.directory import write_whole
 from fp3o_jax.runs.grouping import Group, Place, Settings, label, shown
-from fp3o_jax.runs.scores import AGGREGATES, Comparison, Summary
+from fp3o_jax.runs.scores import AGGREGATES, Comparison, Summary, strongest
 from fp3o_jax.runs.statistics import Estimate
 
 if TYPE_CHECKING:
@@ -50,15 +50,17 @@ def score_tables(
 
 def comparison_table(comparisons: Sequence[Comparison]) -> Table:
     """A line per pair of methods."""
+    shown_ones = strongest(comparisons, MAX_ROWS, SHOWN_ROWS)
     view = Table(title="probability of improvement")
+    if len(shown_ones) < len(comparisons):
+        view.caption = f"the highest {len(shown_ones)} of {len(comparisons)}; --csv FILE has all"
     for name in ("X", "Y"):
         view.add_column(name)
     for name in ("envs", "P(X > Y)"):
         view.add_column(name, justify="right", no_wrap=True)
-    for method, other, estimate, envs in comparisons[:MAX_ROWS]:
-        view.add_row(Text(label(method)), Text(label(other)), str(envs), Text(text(estimate)))
-    if len(comparisons) > MAX_ROWS:
-        view.caption = f"and {len(comparisons) - MAX_ROWS} more"
+    for comparison in shown_ones:
+        x, y = comparison.labels
+        view.add_row(Text(x), Text(y), str(comparison.envs), Text(text(comparison.estimate)))
     return view
 
 
