@@ -248,6 +248,14 @@ def test_many_methods_are_few_lines_and_a_figure_of_a_page(plot, tmp_path):
     assert [row[1] for row in rows[1::3]] == ["1e-4", "3e-4", "1e-3"] * 2
     for file in written[::2]:
         assert max(size(file)) < 1600
+    _, said = plot(runs, baseline="mappo")
+    assert ["fp3o, sharing none, actor_lr=1e-4", "mappo", "1", "0.000 [0.000, 0.000]"] in lines_of(said)
+
+
+def test_panels_that_nobody_could_read(plot, tmp_path):
+    runs = sweep(tmp_path, seeds=1, rates=[round(1e-4 + 1e-5 * i, 6) for i in range(19)])
+    with pytest.raises(ConfigError, match=r"within='actor_lr,sharing' makes 38 panels, and 36 can be read"):
+        plot(runs, within="actor_lr,sharing")
 
 
 def test_hundreds_of_methods_are_a_figure_of_a_page_too(plot, tmp_path):
@@ -278,7 +286,9 @@ def compared(plot, tmp_path):
 def test_by_within_best_of_and_baseline(compared):
     (curves, final, table, _), said = compared
     # Text remains text.
-    assert ">sharing none</text>" in curves.read_text() and "actor_lr" not in curves.read_text()
+    assert (
+        ">sharing none</text>" in curves.read_text() and "best actor_lr of each</text>" in curves.read_text()
+    )
     assert "probability of improvement" in final.read_text()
     assert "actor_lr is chosen on 2 seeds, and the others are shown" in said
     assert len(lines_of(said.split("probability")[1])) == 1 + 4

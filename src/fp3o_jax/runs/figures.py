@@ -13,6 +13,7 @@ from fp3o_jax.runs import tables
 from fp3o_jax.runs.drawing import (
     INTERVAL,
     Line,
+    Styles,
     draw_lines,
     draw_scores,
     figure_path,
@@ -94,11 +95,7 @@ def plot_runs(
     summaries = summarize(scores, metric)
     curves = _curves(groups, metric, smooth, notes)
     notes.tell(console)
-    merit = by_merit(
-        {place: summaries[place].estimates["IQM"].value for place in curves if place in summaries}
-        or {place: line.estimates[-1].value for place, line in curves.items() if line.estimates}
-    )
-    styles = line_styles(merit, list(dict.fromkeys(place.line for place in curves)))
+    styles = _styles(curves, {place: summaries[place].estimates["IQM"].value for place in scores})
     smoothed = f", mean of {smooth} updates" if smooth > 1 else ""
     stem, formats = figure_path(output, _folder(paths), metric)
     figure = draw_lines(
@@ -178,8 +175,7 @@ def plot_response(
         )
         for place, points in lines.items()
     }
-    merit = by_merit({place: max(e.value for e in line.estimates) for place, line in drawn.items()})
-    styles = line_styles(merit, list(dict.fromkeys(place.line for place in drawn)))
+    styles = _styles(drawn, {})
     figure = draw_lines(
         drawn,
         styles,
@@ -269,6 +265,12 @@ def _curves(groups: Mapping[Place, Group], metric: str, smooth: int, notes: Note
         estimates = [stratified_bootstrap(pooled(iqm), [at_step]) for at_step in values.T]
         curves[place] = Line(steps.tolist(), estimates, len(values))
     return curves
+
+
+def _styles(lines: Mapping[Place, Line], scores: Mapping[Place, float]) -> Styles:
+    """By merit, which is the final score, or without any the highest point of the line."""
+    highest = {place: max(e.value for e in line.estimates) for place, line in lines.items() if line.estimates}
+    return line_styles(by_merit(scores or highest), list(dict.fromkeys(place.line for place in lines)))
 
 
 def _tell_scores(
