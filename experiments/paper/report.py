@@ -17,7 +17,7 @@ import numpy as np
 import tyro
 
 from cells import PROTOCOL, Cell, read_protocol
-from fp3o_jax.runs.figures import COLORS, INTERVAL, MARKERS
+from fp3o_jax.runs.drawing import COLORS, INTERVAL, MARKERS
 from fp3o_jax.runs.statistics import (
     Estimate,
     iqm,

@@ -38,6 +38,7 @@ Train teams of agents with FP3O, MAPPO, IPPO, HAPPO, A2PO or CoPPO, end to end i
   fp3o render RUN                             watch an episode
   fp3o export RUN                             take a policy away
   fp3o plot runs/A runs/B                     learning curves and final scores, compared
+  fp3o plot DIR --within sharing --csv FILE   ... of all runs in a folder or sweep
   fp3o check-env my_module:make_my_env        what is seen of an environment of yours
 """
 
@@ -202,38 +203,50 @@ def plot(
     runs: tyro.conf.Positional[tuple[Path, ...]],
     metric: str | None = None,
     smooth: int = 1,
-    output: Path | None = None,
-    over: str | None = None,
-    by: str = "algorithm",
+    by: str | None = None,
     within: str | None = None,
+    best_of: str | None = None,
+    over: str | None = None,
+    baseline: str | None = None,
+    output: Path | None = None,
+    csv: Path | None = None,
+    latex: Path | None = None,
 ) -> None:
     """Draw learning curves and compare final scores: `fp3o plot RUN [RUN ...]`.
 
+    A SETTING below may be several joined by commas.
+
     Args:
-        runs: run directories or sweeps, finished or not; runs of one algorithm and sharing are
-            seeds and tasks of one method, unless they differ in a setting on the same environment
-        metric: a scalar in metrics.jsonl; by default win_rate if all runs have it, else episode_return
+        runs: run directories, folders of runs, or sweeps, finished or not. Runs that differ in no setting but
+            the seed are one method; on several environments, a method's tasks
+        metric: a scalar in metrics.jsonl; by default win_rate if all runs have it, else episode_return. With
+            --over one of the final scores, sampled_win_rate or auc_win_rate for example
         smooth: draw the mean of each seed's last so many updates
-        output: path of the curves, to which _final is added for the final scores; with the ending .png or
-            .pdf only that format is written. By default figures/METRIC in the run, or for several runs here
-        over: of a sweep: draw the final score against this setting, a learning rate for example
-        by: with --over: the setting that tells lines apart
-        within: with --over: the setting that tells panels apart
+        by: the SETTING that tells lines apart, algorithm for example; by default all that differ, spread over
+            panels where they are many
+        within: the SETTING that tells panels apart, besides the environment
+        best_of: a SETTING of which each method shows its best value, actor_lr for example: chosen by the
+            final score on half of the seeds, and the other half is shown
+        over: draw the final score against this SETTING, one number, in place of learning curves
+        baseline: compare each method with this one, mappo for example; by default up to six with one another
+        output: path of the curves, to which _final is added for the final scores; with the ending .png, .pdf
+            or .svg only that format is written, else the first two. By default figures/METRIC in the folder
+            that was given, or for several here
+        csv: file for a table of the final scores: IQM, mean and median with intervals
+        latex: file for the same table as a LaTeX tabular (booktabs)
     """
-    if over is not None:
-        from fp3o_jax.sweeps.response import plot_response
+    from fp3o_jax.runs.figures import plot_response, plot_runs
 
-        if len(runs) != 1:
-            raise ConfigError(f"--over draws one sweep, not {len(runs)}")
-        if smooth != 1:
-            raise ConfigError(f"smooth={smooth} is for learning curves: --over draws final scores")
-        plot_response(runs[0], over=over, by=by, within=within, metric=metric, output=output)
+    common = {"metric": metric, "by": by, "within": within, "best_of": best_of}
+    common |= {"output": output, "csv": csv, "latex": latex}
+    if over is None:
+        plot_runs(runs, smooth=smooth, baseline=baseline, **common)
         return
-    if within is not None or by != "algorithm":
-        raise ConfigError("--by and --within need --over: they tell apart what is drawn against a setting")
-    from fp3o_jax.runs.figures import plot_runs
-
-    plot_runs(runs, metric=metric, smooth=smooth, output=output)
+    if smooth != 1:
+        raise ConfigError(f"smooth={smooth} is for learning curves: --over draws final scores")
+    if baseline is not None:
+        raise ConfigError(f"baseline={baseline!r} compares methods: --over draws each against a setting")
+    plot_response(runs, over=over, **common)
 
 
 def render(

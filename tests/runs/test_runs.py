@@ -430,7 +430,8 @@ def test_metrics_go_wherever_they_are_wanted(whole, tmp_path, monkeypatch):
     ids = {p.name.split("-", 3)[3] for p in (path / "wandb").glob("offline-run-*")}
     assert ids == {f"{run_id}-seed0", f"{run_id}-seed1"}
     assert len(list((path / "tensorboard").glob("*/events*"))) >= 2
-    seeds = json.loads((path / "marl_eval.json").read_text())["matrix"]["climbing"]["fp3o"]
+    ((method, seeds),) = json.loads((path / "marl_eval.json").read_text())["matrix"]["climbing"].items()
+    assert method.startswith("fp3o, sharing full, ")
     assert [step["step_count"] for step in seeds["seed_0"].values() if "step_count" in step] == [
         32 * update for update in range(1, 11)
     ]

@@ -1,5 +1,6 @@
 """Metric sinks, read back from the files that they write."""
 
+import itertools
 import json
 import os
 import socket
@@ -444,7 +445,7 @@ def test_marl_eval_layout():
         ],
     }
     text = """
-    {"smax": {"3m": {"fp3o": {
+    {"smax": {"3m": {"fp3o, sharing full": {
       "seed_7": {
         "step_0": {"step_count": 30, "elapsed_time": 1.5, "win_rate": [0.5], "episode_return": [2.0]},
         "step_1": {"step_count": 40, "elapsed_time": 2.0, "win_rate": [0.75], "episode_return": [4.0]},
@@ -458,6 +459,29 @@ def test_marl_eval_layout():
     assert json.loads(json.dumps(got, allow_nan=False)) == json.loads(text)
     # A name without a family, such as that of an environment object, is its own task.
     assert list(marl_eval(config.replace(env="mine"), log, summary)["mine"]) == ["mine"]
+    options = config.replace(env="mpe/simple_spread", env_kwargs={"num_agents": 4})
+    assert list(marl_eval(options, log, summary)["mpe"]) == ["simple_spread num_agents=4"]
+
+
+def test_marl_eval_files_merge():
+    """As many series as runs: 27 configurations of 4 seeds."""
+
+    def merge(a, b):
+        return (
+            b if not isinstance(a, dict) else a | {k: merge(a[k], v) if k in a else v for k, v in b.items()}
+        )
+
+    merged = {}
+    for algorithm, sharing, lr in itertools.product(
+        ("fp3o", "mappo", "happo"), ("full", "partial", "none"), (1e-4, 5e-4, 1e-3)
+    ):
+        config = Config(algorithm=algorithm, sharing=sharing, actor_lr=lr, critic_lr=lr, num_seeds=4)
+        rows = [{"seed": s, "update": 1, "env_steps": 10, "win_rate": 0.5} for s in range(4)]
+        summary = {"seeds": [{"seed": s, "win_rate": 0.5} for s in range(4)]}
+        merged = merge(merged, marl_eval(config, rows, summary))
+    methods = merged["smax"]["3m"]
+    assert sum(map(len, methods.values())) == 108
+    assert {"fp3o, sharing full", "happo, sharing none, actor_lr=1e-3, critic_lr=1e-3"} <= set(methods)
 
 
 def test_nothing_is_opened_unless_asked(tmp_path):

@@ -104,8 +104,19 @@ def test_a_sweep_is_ordinary_runs(first, capsys):
     assert [(row["update"], row["seed"]) for row in written] == [(u, s) for u in range(1, 9) for s in (3, 4)]
     returns = [row["episode_return"] for row in written if row["seed"] == 3]
     assert_allclose(summary["seeds"][0]["auc_episode_return"], np.mean(returns), rtol=1e-6)
-    seeds = json.loads((run / "marl_eval.json").read_text())["matrix"]["climbing"]["ippo"]
+    ((method, seeds),) = json.loads((run / "marl_eval.json").read_text())["matrix"]["climbing"].items()
+    assert method.startswith("ippo, sharing full, ") and "actor_lr=0.01, critic_lr=0.01" in method
     assert set(seeds) == {"seed_3", "seed_4"}
+
+    with (first / "table.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert [(row["algorithm"], row["actor_lr"], row["seeds"]) for row in table] == [
+        (algorithm, lr, "2") for algorithm in ("mappo", "ippo") for lr in ("0.001", "0.01")
+    ]
+    for row, *pair in zip(table, rows[::2], rows[1::2], strict=True):
+        mean = np.mean([float(each["greedy_episode_return"]) for each in pair])
+        assert_allclose([float(row["iqm"]), float(row["mean"])], mean, rtol=1e-6)
+    assert (first / "table.tex").read_text().count("matrix/climbing") == 1
 
     frame = make().frame(first)
     assert list(frame["seed"]) == [3, 4] * 4 and set(frame["status"]) == {"finished"}
@@ -148,8 +159,8 @@ def test_figures_of_a_sweep(first, tmp_path, capsys):
     capsys.readouterr()
     for args, said in (
         (["--over", "gamma"], "over='gamma' is unknown"),
-        (["--over", "actor_lr", "--by", "sharing"], "algorithm is 'mappo' and 'ippo' at actor_lr=0.001"),
-        (["--over", "actor_lr", "--metric", "win_rate"], "has a final win_rate yet"),
+        (["--over", "actor_lr", "--by", "sharing"], "algorithm is 'mappo' and 'ippo' at sharing full"),
+        (["--over", "actor_lr", "--metric", "win_rate"], "metric='win_rate' is unknown"),
     ):
         assert main(["plot", str(sweep), *args]) == 2
         assert said in " ".join(capsys.readouterr().err.split())
@@ -510,9 +521,9 @@ def test_commands_that_cannot_be_used(args, said, tmp_path, monkeypatch, capsys)
     ("args", "said"),
     [
         (["--over", "actor_lr", "--smooth", "3"], "--over draws final scores"),
-        (["--by", "sharing"], "--by and --within need --over"),
+        (["--by", "sharing"], "algorithm is 'mappo' and 'ippo' at sharing full: name it with --by"),
         (["--over", "actor_lr", "--metric", "foo"], "metric='foo' is unknown"),
-        (["--over", "actor_lr", "--output", "x.svg"], "must end in .png or .pdf"),
+        (["--over", "actor_lr", "--output", "x.eps"], "must end in .png, .pdf or .svg"),
     ],
 )
 def test_plots_that_cannot_be_drawn(args, said, first, capsys):

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fp3o_jax.config import Config
+from fp3o_jax.runs.grouping import NOT_METHOD, label
 
 
 def marl_eval(
@@ -22,15 +23,19 @@ def marl_eval(
     episodes. The tool wants the same steps from all seeds, so an update counts only where every seed reports
     all of them: before the first episode has ended none does.
 
+    The tool knows a method by its name alone. So that files of any runs can be merged, the name says all that
+    makes the method: algorithm and sharing, and every setting that is not what it is by default, such as
+    ``fp3o, sharing none, actor_lr=1e-3``. A task is named with the options of its environment.
+
     Args:
-        config: environment, task and algorithm are named after it.
+        config: environment, task and method are named after it.
         rows: of all updates and seeds, as logged or as read back from ``metrics.jsonl`` (null for NaN). Of
             several rows for one update and seed the last counts. ``elapsed_time`` (seconds), where a row has
             it, is handed on.
         summary: ``seeds`` is a list of one mapping per seed, its final results beside ``seed``.
 
     Returns:
-        ``{environment: {task: {algorithm: {"seed_0": {"step_0": {"step_count": env steps, metric: [value]},
+        ``{environment: {task: {method: {"seed_0": {"step_0": {"step_count": env steps, metric: [value]},
         ..., "absolute_metrics": {metric: [value]}}}}}}``. Files of several runs merge key by key.
     """
     final = {row["seed"]: row for row in summary["seeds"]}
@@ -51,7 +56,15 @@ def marl_eval(
         for seed, results in final.items()
     }
     family, _, task = config.env.partition("/")
-    return {family: {task or family: {config.algorithm: runs}}}
+    options = [f"{name}={value}" for name, value in sorted(config.env_kwargs.items())]
+    return {family: {" ".join([task or family, *options]): {_method(config): runs}}}
+
+
+def _method(config: Config) -> str:
+    settings, usual = config.to_dict(), Config().to_dict()
+    named = ("algorithm", "sharing")
+    named += tuple(n for n, v in settings.items() if n not in (*NOT_METHOD, *named) and v != usual[n])
+    return label(tuple((name, settings[name]) for name in named))
 
 
 def _step(row: Mapping[str, Any], names: list[str]) -> dict[str, Any]:

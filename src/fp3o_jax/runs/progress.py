@@ -33,6 +33,25 @@ def tell(console: Console, text: str, label: str = "", style: str = "bold yellow
     console.print(Text.assemble((label, style), " " if label else "", text), soft_wrap=True)
 
 
+class Notes:
+    """Says a thing once, of however many runs it is true."""
+
+    def __init__(self) -> None:
+        self._who: dict[str, list[str]] = {}
+
+    def add(self, who: str, text: str) -> None:
+        """Keeps a sentence about somebody."""
+        if who not in self._who.setdefault(text, []):
+            self._who[text].append(who)
+
+    def tell(self, console: Console) -> None:
+        """Prints what was kept, and forgets it."""
+        for text, who in self._who.items():
+            others = f" and {len(who) - 1} more" if len(who) > 1 else ""
+            tell(console, f"note: {who[0]}{others}: {text}")
+        self._who.clear()
+
+
 @contextmanager
 def phase(console: Console, name: str) -> Iterator[None]:
     """Names a phase without a known length, such as compiling."""

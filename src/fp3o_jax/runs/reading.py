@@ -1,17 +1,18 @@
-"""Reads run directories back, finished or not, and tells which of them belong to one method."""
+"""Reads run directories back, finished or not."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fp3o_jax.config import ConfigError, unknown
+from fp3o_jax.config import Config, ConfigError, unknown
 
 #: Columns of metrics.jsonl that say where a line belongs.
 ROW_KEYS = ("seed", "update", "env_steps")
@@ -25,14 +26,14 @@ class Run:
 
     Attributes:
         path: the directory.
-        config: the settings.
-        rows: the lines of ``metrics.jsonl``, one per update and seed.
+        config: the settings; those that an earlier version did not have are what they are by default.
+        series: by seed, the scalars of ``metrics.jsonl`` by name, one value per update [U], NaN for none.
         final: per seed, what the evaluation at the end measured; empty before that.
     """
 
     path: Path
     config: Mapping[str, Any]
-    rows: Sequence[Mapping[str, Any]]
+    series: Mapping[int, Mapping[str, np.ndarray]]
     final: Sequence[Mapping[str, Any]]
 
     @property
@@ -43,13 +44,21 @@ class Run:
 
     @property
     def seeds(self) -> list[int]:
-        """The seeds that have logged something."""
-        return sorted({row["seed"] for row in self.rows})
+        """The seeds that something is known of."""
+        return sorted({*self.series, *(row["seed"] for row in self.final)})
 
-    def scalars(self) -> list[str]:
-        """Names of the logged metrics that are one number per line."""
-        names = dict.fromkeys(name for row in self.rows for name in row if name not in ROW_KEYS)
-        return [n for n in names if all(isinstance(r.get(n), (int, float, type(None))) for r in self.rows)]
+    @property
+    def last_step(self) -> int:
+        """Environment steps of the newest update."""
+        return int(max(one["env_steps"].max() for one in self.series.values()))
+
+    def only(self, seeds: Container[int]) -> Run:
+        """The same run without its other seeds."""
+        return dataclasses.replace(
+            self,
+            series={seed: one for seed, one in self.series.items() if seed in seeds},
+            final=[row for row in self.final if row["seed"] in seeds],
+        )
 
 
 def in_sweep(run: Path) -> bool:
@@ -58,39 +67,80 @@ def in_sweep(run: Path) -> bool:
 
 
 def run_dirs(path: Path) -> list[Path]:
-    """The runs of a sweep's folder that have begun, in the order of its plan; a run directory as it is."""
-    if not (path / PLAN).is_file():
+    """The runs that a path means.
+
+    Args:
+        path: a run directory, which is taken as it is; a sweep's folder: those of its runs that have begun,
+            in the order of its plan; or a folder of runs and sweeps.
+    """
+    if _is_run(path) or not path.is_dir():
         return [path]
-    programs = _parse((path / PLAN).read_text(), str(path / PLAN))["programs"]
-    runs = [path / "runs" / run["name"] for program in programs for run in program]
-    return [run for run in runs if (run / "metrics.jsonl").is_file()]
+    if (path / PLAN).is_file():
+        programs = _parse((path / PLAN).read_text(), str(path / PLAN))["programs"]
+        return [run for runs in programs for each in runs if _is_run(run := path / "runs" / each["name"])]
+    inside = [each for each in path.iterdir() if _is_run(each) or (each / PLAN).is_file()]
+    return [run for each in sorted(inside, key=_natural) for run in run_dirs(each)] or [path]
 
 
-def read_run(path: Path) -> Run:
+def _is_run(path: Path) -> bool:
+    return (path / "config.json").is_file() and (path / "metrics.jsonl").is_file()
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """By which ``lr10`` comes after ``lr9``."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]
+
+
+def read_run(path: Path, curves: bool = True) -> Run:
     """Reads one run; a last line that is still being written is left out.
+
+    Args:
+        path: the directory.
+        curves: off: leave ``metrics.jsonl``, which may be long, alone.
 
     Raises:
         ConfigError: the path is not a run directory, or a file in it is damaged.
     """
-    if not ((path / "config.json").is_file() and (path / "metrics.jsonl").is_file()):
-        hint = f"; did you mean {path}/*?" if any(path.glob("*/metrics.jsonl")) else ""
+    if not _is_run(path):
         raise ConfigError(
             f"run={str(path)!r} is not a run: expected a directory with config.json and metrics.jsonl, as "
-            f"`fp3o train` writes it{hint}"
+            "`fp3o train` writes it, or a folder of runs or of a sweep"
         )
     config = _parse((path / "config.json").read_text(), str(path / "config.json"))
     for name in ("env", "algorithm", "sharing"):
         if name not in config:
             raise ConfigError(f"{path / 'config.json'} has no {name!r}: expected the settings of a run")
-    *lines, unfinished = (path / "metrics.jsonl").read_text().split("\n")
-    rows = [_parse(line, f"{path / 'metrics.jsonl'}, line {i}") for i, line in enumerate(lines, 1) if line]
+    summary = path / "summary.json"
+    final = _parse(summary.read_text(), str(summary))["seeds"] if summary.is_file() else []
+    return Run(path, Config().to_dict() | config, _series(path / "metrics.jsonl") if curves else {}, final)
+
+
+def _series(file: Path) -> dict[int, dict[str, np.ndarray]]:
+    *lines, unfinished = file.read_text().split("\n")
+    rows = [_parse(line, f"{file}, line {i}") for i, line in enumerate(lines, 1) if line]
     if unfinished:
         # The trainer may be writing this line at the moment, or have been killed while it did.
         with contextlib.suppress(json.JSONDecodeError):
             rows.append(json.loads(unfinished))
-    summary = path / "summary.json"
-    final = _parse(summary.read_text(), str(summary))["seeds"] if summary.is_file() else []
-    return Run(path, config, rows, final)
+    by_seed: dict[int, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_seed.setdefault(row["seed"], []).append(row)
+    columns: dict[int, dict[str, np.ndarray]] = {seed: {} for seed in sorted(by_seed)}
+    for name in dict.fromkeys(name for row in rows for name in row if name != "seed"):
+        found = {seed: _numbers([row.get(name) for row in own]) for seed, own in by_seed.items()}
+        if all(column is not None for column in found.values()):
+            for seed, column in found.items():
+                columns[seed][name] = column
+    return columns
+
+
+def _numbers(values: Sequence[Any]) -> np.ndarray | None:
+    """[U], NaN for null; None if these are no numbers, but one per agent for example."""
+    try:
+        column = np.array(values, float)
+    except (TypeError, ValueError):
+        return None
+    return column if column.ndim == 1 else None
 
 
 def _parse(text: str, where: str) -> dict[str, Any]:
@@ -103,52 +153,27 @@ def _parse(text: str, where: str) -> dict[str, Any]:
 def choose_metric(runs: Sequence[Run], metric: str | None) -> str:
     """The metric asked for; by default the win rate where all runs have one, else the return.
 
+    Args:
+        runs: read with their curves: it is one of these; without: one of their final scores.
+        metric: its name.
+
     Raises:
         ConfigError: a run has no such metric, or it is not one number per update.
     """
-    logged = [name for name in runs[0].scalars() if all(name in run.scalars() for run in runs)]
-    metric = metric or ("win_rate" if "win_rate" in logged else "episode_return")
-    if metric not in logged:
-        raise unknown("metric", metric, logged)
+    known = [_curve_names(run) or _final_names(run) for run in runs]
+    shared = [name for name in known[0] if all(name in names for names in known)]
+    metric = metric or ("win_rate" if "win_rate" in shared else "episode_return")
+    if metric not in shared:
+        raise unknown("metric", metric, shared)
     return metric
 
 
-def name_methods(runs: Sequence[Run]) -> list[str]:
-    """For each run the name of its method, so that runs with one name are seeds and tasks of one method.
-
-    A method is an algorithm and a sharing, and the settings in which runs of these two differ on the same
-    environment. What is set differently on different environments only, such as a learning rate tuned for
-    each, does not make another method. Runs that differ in nothing but their seeds are one; if they also
-    have a seed in common, they are the same experiment twice, and are told apart by their directories.
-    """
-
-    def base(run: Run) -> str:
-        return f"{run.config['algorithm']}, sharing {run.config['sharing']}"
-
-    names = []
-    for run in runs:
-        same = [other for other in runs if base(other) == base(run)]
-        differing = sorted(
-            name
-            for name in run.config.keys() - {"seed", "num_seeds", "env", "env_kwargs"}
-            if any(a.env == b.env and a.config.get(name) != b.config.get(name) for a in same for b in same)
-        )
-        names.append(", ".join([base(run), *(_setting(name, run.config[name]) for name in differing)]))
-
-    def repeated(i: int) -> bool:
-        return any(
-            j != i
-            and names[j] == names[i]
-            and other.env == runs[i].env
-            and set(other.seeds) & set(runs[i].seeds)
-            for j, other in enumerate(runs)
-        )
-
-    return [f"{name} ({runs[i].path})" if repeated(i) else name for i, name in enumerate(names)]
+def _curve_names(run: Run) -> list[str]:
+    return [name for one in list(run.series.values())[:1] for name in one if name not in ROW_KEYS]
 
 
-def _setting(name: str, value: Any) -> str:
-    return f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
+def _final_names(run: Run) -> list[str]:
+    return [name for row in run.final[:1] for name in row if name not in ("seed", "stopped_at_update")]
 
 
 def curve(runs: Sequence[Run], metric: str, smooth: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -163,13 +188,13 @@ def curve(runs: Sequence[Run], metric: str, smooth: int = 1) -> tuple[np.ndarray
         Environment steps [U] and values [S, U].
     """
     series = [
-        {row["env_steps"]: row.get(metric) for row in run.rows if row["seed"] == seed}
+        dict(zip(one["env_steps"].astype(int).tolist(), one[metric].tolist(), strict=True))
         for run in runs
-        for seed in run.seeds
+        for one in run.series.values()
     ]
     steps = sorted(set.intersection(*map(set, series)))
     values = np.array([[one[step] for step in steps] for one in series], float)
-    if smooth > 1:
+    if smooth > 1 and steps:
         values = np.array([_trailing_mean(one, smooth) for one in values])
     complete = np.isfinite(values).all(0)
     return np.array(steps)[complete], values[:, complete]

@@ -7,6 +7,7 @@
                           not fit the device at once
     runs/NAME/            ordinary run directories
     results.csv           a row for each run and seed
+    table.csv, table.tex  a row for each configuration: final scores with intervals
 """
 
 from __future__ import annotations

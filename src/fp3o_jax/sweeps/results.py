@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fp3o_jax.runs.directory import take_lock, write_whole
+from fp3o_jax.runs.figures import write_score_tables
 from fp3o_jax.runs.outcome import CURVES
 from fp3o_jax.sweeps.folder import SweepFolder, settings_of
 from fp3o_jax.sweeps.plan import compiled_in, told
@@ -97,13 +98,21 @@ def results(folder: SweepFolder) -> list[dict[str, Any]]:
 
 
 def write_results(folder: SweepFolder) -> Path:
-    """Writes ``results.csv``; it is there as a whole or not at all."""
+    """Writes ``results.csv``, and of what is finished a row per configuration: ``table.csv``, ``table.tex``.
+
+    Each is there as a whole or not at all.
+
+    Returns:
+        The path of ``results.csv``.
+    """
     with folder.locked():
         rows, text = results(folder), io.StringIO()
         table = csv.DictWriter(text, rows[0], lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
         write_whole(folder.path / "results.csv", text.getvalue())
+        runs = dict.fromkeys(folder.run(row["run"]) for row in rows)
+        write_score_tables([run for run in runs if (run / "summary.json").exists()], folder.path)
     return folder.path / "results.csv"
 
 
