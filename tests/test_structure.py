@@ -11,7 +11,19 @@ PACKAGE = Path(fp3o_jax.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 #: Each knows itself and those before it.
 ROOMS = (
-    *("values", "config", "presets", "xla", "seeds", "kernels", "envs", "team", "method", "train"),
+    *(
+        "values",
+        "hyperparams",
+        "config",
+        "presets",
+        "xla",
+        "seeds",
+        "kernels",
+        "envs",
+        "team",
+        "method",
+        "train",
+    ),
     *("evaluation", "policy", "runs", "sweeps", "arguments", "cli"),
 )
 #: Beyond that: what acting needs of a run is read when it is asked for; kernels and environments know less.

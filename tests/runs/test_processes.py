@@ -95,7 +95,7 @@ def test_what_processes_cannot_share_is_refused(tmp_path, monkeypatch):
     for name in ("JAX_COORDINATOR_ADDRESS", "SLURM_JOB_ID"):
         monkeypatch.delenv(name, raising=False)
     options = RunOptions(tmp_path / "run", distributed=True)
-    with pytest.raises(ConfigError, match="distributed=True: .* say who there is by"):
+    with pytest.raises(ConfigError, match=r"distributed=True: .* say who there is by"):
         run_training(CONFIG, options, console=Console(quiet=True))
     with pytest.raises(ConfigError, match=r"takes all devices \(devices=1\)"):
         RunOptions(tmp_path / "run", distributed=True, devices=1)

@@ -21,7 +21,7 @@ from fp3o_jax.runs import RunError, RunOptions, evaluate_run, load_run, run_trai
 from fp3o_jax.runs.checkpoints import Checkpoint
 from fp3o_jax.runs.devices import spread
 from fp3o_jax.runs.directory import RunDirectory
-from fp3o_jax.runs.loop import run_records
+from fp3o_jax.runs.members import run_records
 from fp3o_jax.seeds import seed_keys
 from fp3o_jax.sweeps import running
 from fp3o_jax.sweeps.folder import SweepFolder

@@ -19,16 +19,16 @@ from fp3o_jax.config import Config, ConfigError, Hyperparams
 from fp3o_jax.runs.announce import tell_of_growth, tell_of_resuming, tell_of_starting
 from fp3o_jax.runs.checkpoints import Checkpoint, Checkpoints, SaveError
 from fp3o_jax.runs.directory import RunDirectory, check_environment, described
-from fp3o_jax.runs.journal import Journal, Journals, all_stopped, parts
-from fp3o_jax.runs.marl_eval import marl_eval
+from fp3o_jax.runs.journal import Journal, Journals, all_stopped
+from fp3o_jax.runs.members import Member, open_sinks, run_records, summaries_of
 from fp3o_jax.runs.options import RunOptions
-from fp3o_jax.runs.outcome import print_summary, summarised
+from fp3o_jax.runs.outcome import print_summary
 from fp3o_jax.runs.processes import Leader, Shared, dismiss, follow, join_processes
 from fp3o_jax.runs.programs import Programs
 from fp3o_jax.runs.progress import TrainingProgress, phase, tell
 from fp3o_jax.runs.reading import in_sweep
 from fp3o_jax.runs.signals import Interrupted, deferred
-from fp3o_jax.runs.sinks import Callback, OnUpdate, Sink, make_sinks
+from fp3o_jax.runs.sinks import OnUpdate
 from fp3o_jax.runs.warm_start import check_start, load_weights
 from fp3o_jax.seeds import seed_keys
 from fp3o_jax.team.trunks import Trunks
@@ -92,7 +92,7 @@ def run_training(
     trainer = make_train(config, env, trunk)
     config = config.replace(env=trainer.env.name)
     if options.distributed and jax.process_index() > 0:
-        with _together():
+        with _explained("this run", options):
             follow(programs_of(trainer, [config], options, Shared))
         return {}
     environment = None if env is None else described(env, trainer.env)
@@ -102,9 +102,9 @@ def run_training(
             tell_of_growth(console, directory.grows_from, config)
         if directory.summary is None:
             members = [Member(config, directory, options, on_update=on_update)]
-            with _together() if options.distributed else contextlib.nullcontext():
+            with _explained(str(directory.path), options):
                 trained = train_together(trainer, members, directory.path / "checkpoints", options, console)
-            directory.write("summary.json", trained.summaries[0])
+                directory.write("summary.json", trained.summaries[0])
         else:
             if options.distributed:
                 dismiss()
@@ -113,13 +113,6 @@ def run_training(
     except Interrupted:
         tell(console, f"or: fp3o train --resume {directory.path}")
         raise
-    except OSError as error:
-        if not isinstance(error, SaveError) and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        raise RunError(
-            f"{directory.path}: {error.strerror or error}. The checkpoints written before are whole: make "
-            "room and run the same command again"
-        ) from error
     finally:
         directory.close()
     print_summary(console, summary, directory.path)
@@ -127,35 +120,24 @@ def run_training(
 
 
 @contextlib.contextmanager
-def _together() -> Iterator[None]:
-    """What JAX raises where another process is gone, as a sentence."""
+def _explained(run: str, options: RunOptions) -> Iterator[None]:
+    """A full disk, and a process that is gone, as a sentence."""
     try:
         yield
-    except (ValueError, jax.errors.JaxRuntimeError) as error:
-        if isinstance(error, ConfigError):
+    except OSError as error:
+        if not isinstance(error, SaveError) and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         raise RunError(
-            f"process {jax.process_index()} of {jax.process_count()}: {str(error).splitlines()[0]}. Where "
-            "another has ended, start all of them again: they go on after the last checkpoint"
+            f"{run}: {error.strerror or error}. The checkpoints written before are whole: make room and run "
+            "the same command again"
         ) from error
-
-
-class Member(NamedTuple):
-    """One of the runs that train side by side in one program: the seeds of a config.
-
-    Attributes:
-        config: its settings; the members of a program differ in ``Hyperparams`` and seeds alone.
-        directory: where it is written.
-        options: which sinks it has.
-        name: what tells it from the others, for warnings; empty if it is alone.
-        on_update: called with the metrics of each update, a row for each of its seeds.
-    """
-
-    config: Config
-    directory: RunDirectory
-    options: RunOptions
-    name: str = ""
-    on_update: OnUpdate | None = None
+    except (ValueError, jax.errors.JaxRuntimeError) as error:
+        if not options.distributed or isinstance(error, ConfigError):
+            raise
+        raise RunError(
+            f"{run}, process {jax.process_index()} of {jax.process_count()}: {str(error).splitlines()[0]}. "
+            "Where another has ended, start all of them again: they go on after the last checkpoint"
+        ) from error
 
 
 class Trained(NamedTuple):
@@ -233,7 +215,7 @@ def train_together(
         stack.callback(programs.cancel)
         stack.callback(checkpoints.abandon)
         sinks = [
-            _open(member, record["metrics_bytes"], console, stack)
+            open_sinks(member, record["metrics_bytes"], console, stack)
             for member, record in zip(members, run_records(saved), strict=True)
         ]
         journals = Journals(
@@ -246,15 +228,7 @@ def train_together(
         seconds = {"train_seconds": last.record["seconds"], "compile_seconds": compile_seconds}
         with phase(console, f"evaluating over {options.eval_episodes} episodes"):
             results = _final_results(programs, last.state, options.eval_sampled)
-        summaries, num_seeds = [], [member.config.num_seeds for member in members]
-        for member, journal, mine in zip(members, journals, parts(num_seeds), strict=True):
-            own = {name: values[mine] for name, values in results.items()}
-            rows = member.directory.rows()
-            summary = summarised(
-                member.config, own, rows, journal.frozen, axis.num_runs, seconds, options.eval_episodes
-            )
-            member.directory.write("marl_eval.json", marl_eval(member.config, rows, summary))
-            summaries.append(summary)
+        summaries = summaries_of(members, journals, results, seconds, options.eval_episodes)
         for to, summary in zip(sinks, summaries, strict=True):
             for sink in to:
                 sink.summary(summary)
@@ -322,11 +296,6 @@ def _train(
     return Checkpoint(done, state, record())
 
 
-def run_records(saved: Checkpoint) -> list[dict[str, Any]]:
-    """What a checkpoint says of each member; those of earlier versions are of one run alone."""
-    return saved.record.get("runs", [saved.record])
-
-
 def programs_of(
     trainer: Trainer, configs: Sequence[Config], options: RunOptions, kind: type[Programs] = Programs
 ) -> Programs:
@@ -336,30 +305,6 @@ def programs_of(
     rows = [config.hyperparams for config in configs for _ in config.seeds]
     hyperparams = Hyperparams(*(np.array(column, np.float32) for column in zip(*rows, strict=True)))
     return kind(trainer, keys, options, hyperparams)
-
-
-def _open(member: Member, metrics_bytes: int, console: Console, stack: contextlib.ExitStack) -> list[Sink]:
-    """The sinks of a run that goes on behind so much of its metrics; ``stack`` closes them."""
-    member.directory.cut_metrics(metrics_bytes)
-    sinks = make_sinks(
-        member.config,
-        member.directory.path,
-        member.directory.about["run_id"],
-        wandb=member.options.wandb,
-        tensorboard=member.options.tensorboard,
-    )
-    if member.on_update is not None:
-        sinks.append(Callback(member.on_update))
-
-    def close(kind: type[BaseException] | None, *_: Any) -> None:
-        for sink in sinks:
-            sink.close(0 if kind is None else 1)
-
-    stack.push(close)
-    for sink in sinks:
-        if sink.destination:
-            tell(console, f"logging to {sink.destination}")
-    return sinks
 
 
 def _evaluate(programs: Programs, state: TrainState, update: int) -> dict[str, Array]:
