@@ -268,7 +268,8 @@ def _train(
     with deferred() as stop, TrainingProgress(console, num_updates, done) as progress:
         while done < num_updates and stop.signum is None and not journals.all_stopped:
             state, metrics = programs.update(state)
-            programs.begin_playing()
+            if jax.default_backend() != "cpu":  # there it would take cores from the training
+                programs.begin_playing()
             if pending:
                 write(done, pending)
             pending, done = metrics, done + 1
