@@ -72,11 +72,11 @@ def c_engine(task: Task, num_features: int) -> Engine:
         state, *felt = host_call(advance, results, state, ctrl)
         return state, Felt(*felt)
 
-    def positions(states: Any) -> np.ndarray:
+    def moments(states: Any) -> tuple[np.ndarray, np.ndarray]:
         rows = np.ascontiguousarray(states).view(np.float64)
-        return rows[..., layout.parts["qpos"]]
+        return rows[..., layout.parts["qpos"]], rows[..., layout.parts["qvel"]]
 
-    return Engine(reset, step, positions)
+    return Engine(reset, step, moments)
 
 
 def host_call(
@@ -93,7 +93,7 @@ def host_call(
         leading = arrays[0].shape[:-1]
         made = function(*(x.reshape(-1, x.shape[-1]) for x in arrays))
         return [
-            np.asarray(x, one.dtype).reshape(*leading, *one.shape)
+            np.asarray(x, one.dtype).reshape((*leading, *one.shape))
             for x, one in zip(made, results, strict=True)
         ]
 

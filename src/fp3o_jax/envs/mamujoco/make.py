@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +47,26 @@ class State:
     steps: Array
 
 
+class Parts(NamedTuple):
+    """What an environment is made of.
+
+    Attributes:
+        name: as in ``Config.env``.
+        task: the robot.
+        engine: its physics.
+        agents: actuators of each.
+        seen: for each agent the places of what it sees among all features.
+        whole: likewise of the critics.
+    """
+
+    name: str
+    task: Task
+    engine: Engine
+    agents: Partition
+    seen: tuple[np.ndarray, ...]
+    whole: np.ndarray
+
+
 def make(
     task: str,
     agent_obsk: int | str | None = 1,
@@ -67,6 +87,17 @@ def make(
     Raises:
         ConfigError: no such robot, partition or option, or a value that cannot be used.
     """
+    return environment_of(parts_of(task, agent_obsk, partition, physics, **options))
+
+
+def parts_of(
+    task: str,
+    agent_obsk: int | str | None = 1,
+    partition: str | Sequence[Any] | None = None,
+    physics: Physics | None = None,
+    **options: Any,
+) -> Parts:
+    """What :func:`make` puts together."""
     name, _, division = task.partition("_")
     if name not in ROBOTS:
         raise unknown("env", f"mamujoco/{task}", (f"mamujoco/{known}" for known in TASKS))
@@ -89,13 +120,13 @@ def make(
         whole if distance is None else observed(graph, own, distance, robot.local, EVERYWHERE, shapes)
         for own in agents
     ]
-    return _environment(
-        f"mamujoco/{task}",
-        bound,
-        _engine(bound, physics, sum(map(math.prod, shapes.values()))),
-        agents,
-        [places(of_agent, shapes) for of_agent in seen],
-        places(whole, shapes),
+    return Parts(
+        name=f"mamujoco/{task}",
+        task=bound,
+        engine=_engine(bound, physics, sum(map(math.prod, shapes.values()))),
+        agents=agents,
+        seen=tuple(places(of_agent, shapes) for of_agent in seen),
+        whole=places(whole, shapes),
     )
 
 
@@ -107,19 +138,9 @@ def _engine(task: Task, physics: Physics, num_features: int) -> Engine:
     return mjx_engine(task)
 
 
-def _environment(
-    name: str, task: Task, engine: Engine, agents: Partition, seen: list[np.ndarray], whole: np.ndarray
-) -> Environment:
-    """Puts it together: agents' actions are scattered to the actuators, and what they see is gathered.
-
-    Args:
-        name: as in ``Config.env``.
-        task: the robot.
-        engine: its physics.
-        agents: actuators of each.
-        seen: for each agent the places of what it sees among all features.
-        whole: likewise of the critics.
-    """
+def environment_of(parts: Parts) -> Environment:
+    """Puts it together: agents' actions are scattered to the actuators, and what they see is gathered."""
+    name, task, engine, agents, seen, whole = parts
     robot, model = task.robot, task.model
     obs_sizes, action_sizes = tuple(map(len, seen)), tuple(map(len, agents))
     low, high = model.actuator_ctrlrange.T

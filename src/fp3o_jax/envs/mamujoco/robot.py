@@ -142,12 +142,12 @@ class Engine(NamedTuple):
     Attributes:
         reset: what is added to the initial position [nq] and velocity [nv] -> (state, Felt).
         step: (state, ctrl [A] as the actuators take it) -> (state, Felt).
-        positions: states as NumPy arrays, with leading axes -> their [..., nq].
+        moments: states as NumPy arrays, with leading axes -> positions [..., nq] and velocities [..., nv].
     """
 
     reset: Callable[[jax.Array, jax.Array], tuple[Any, Felt]]
     step: Callable[[Any, jax.Array], tuple[Any, Felt]]
-    positions: Callable[[Any], np.ndarray]
+    moments: Callable[[Any], tuple[np.ndarray, np.ndarray]]
 
 
 class Judgement(NamedTuple):

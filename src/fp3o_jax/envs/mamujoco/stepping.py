@@ -65,27 +65,32 @@ def _in_batches(model: Any, layout: Layout, derived: Sequence[str]) -> Stepper:
     """In MuJoCo's own threads."""
     from mujoco.batch import Batch, SimulationError
 
-    batches: dict[int, Batch] = {}
+    batches: dict[int, tuple[Batch, dict[str, np.ndarray], dict[str, np.ndarray]]] = {}
     lock = threading.Lock()
+
+    def of_size(count: int) -> tuple[Batch, dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """So many simulations, and views of their states and of what is derived."""
+        if count not in batches:
+            batch = Batch(model, count, num_cores())
+            parts = {part: batch.bind(part).reshape(count, -1) for part in layout.parts}
+            batches[count] = batch, parts, {name: batch.bind(name) for name in derived}
+        return batches[count]
 
     def step(states: np.ndarray, steps: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         states = states.copy()
         with lock:  # several devices may ask at a time
-            if len(states) not in batches:
-                batches[len(states)] = Batch(model, len(states), num_cores())
-            batch = batches[len(states)]
-            rows = {part: batch.bind(part).reshape(len(states), -1) for part in layout.parts}
+            batch, parts, fields = of_size(len(states))
             for part, place in layout.parts.items():
-                rows[part][:] = states[:, place]
+                parts[part][:] = states[:, place]
             failed: Any = []
             try:
                 batch.step(nstep=steps) if steps else batch.forward()
             except SimulationError as error:
                 failed = error.ids
             for part, place in layout.parts.items():
-                states[:, place] = rows[part]
+                states[:, place] = parts[part]
             states[failed] = np.nan
-            return states, {name: batch.bind(name).copy() for name in derived}
+            return states, {name: field.copy() for name, field in fields.items()}
 
     return step
 
