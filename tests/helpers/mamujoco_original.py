@@ -45,7 +45,15 @@ class Dense:
 
 
 def _mend():
-    """Sets MaMuJoCo's coupled cheetahs right for the MuJoCo that is installed."""
+    """Sets right MaMuJoCo's coupled cheetahs, for the MuJoCo that is installed, and the order of two joints
+    of the pusher that have one label, which is that of their addresses in memory."""
+    at_distance = mujoco_multi.get_joints_at_kdist
+
+    def settled(*args, **options):
+        levels = at_distance(*args, **options)
+        return {k: sorted(nodes, key=lambda n: (n.label, n.act_ids)) for k, nodes in levels.items()}
+
+    mujoco_multi.get_joints_at_kdist = settled
     build, see = mujoco_multi.build_obs, coupled_half_cheetah.CoupledHalfCheetahEnv._get_obs
 
     class Seeing:
@@ -61,11 +69,11 @@ def _mend():
 _mend()
 
 
-def original(task, agent_obsk):
+def original(task, agent_obsk, **options):
     """MaMuJoCo's own environment of one of our tasks."""
     name, _, partition = task.partition("_")
     with contextlib.redirect_stderr(io.StringIO()):
-        return mamujoco_v1.parallel_env(ROBOTS[name].scenario, partition, agent_obsk=agent_obsk)
+        return mamujoco_v1.parallel_env(ROBOTS[name].scenario, partition, agent_obsk=agent_obsk, **options)
 
 
 def put(env, qpos, qvel):
@@ -117,7 +125,7 @@ def as_taken(env, draw):
     }
 
 
-def episode_differences(task, agent_obsk, steps, seed=0):
+def episode_differences(task, agent_obsk, steps, seed=0, **options):
     """What differs in an episode of ``steps`` random steps, here and there, on the same physics.
 
     Returns:
@@ -125,7 +133,7 @@ def episode_differences(task, agent_obsk, steps, seed=0):
         ``relative``, by how much of 1 + the value at most; ``ended``, the number of steps that say the
         episode is over; and ``steps``. Both go on after an end.
     """
-    (env, parts), theirs = ours(task, agent_obsk), original(task, agent_obsk)
+    (env, parts), theirs = ours(task, agent_obsk, **options), original(task, agent_obsk, **options)
     steps = min(steps, env.time_limit)
     random = draws(env, steps, seed)
     states, seen, outcomes = played(env, random, seed)
