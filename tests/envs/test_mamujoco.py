@@ -16,7 +16,8 @@ from fp3o_jax import Config, ConfigError, make_env, make_train
 from fp3o_jax.envs.base import batch_reset, batch_step
 from fp3o_jax.envs.mamujoco import TASKS
 from fp3o_jax.envs.mamujoco.make import State, parts_of
-from mamujoco_original import draws, episode_differences, original, ours, played, size_differences
+from fp3o_jax.policy import Policy, architecture, play
+from mamujoco_original import draws, episode_differences, original, ours, played, put, size_differences
 
 KEY = jax.random.key(0)
 CASES = [(task, 1) for task in TASKS] + [
@@ -241,6 +242,41 @@ def test_it_trains():
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(out["state"].params))
     assert np.isfinite(out["metrics"]["value_loss"]).all()
     assert np.isfinite(out["metrics"]["episode_return"]).any()
+
+
+def test_a_policy_acts_in_mamujoco_itself():
+    """Through PettingZoo's dictionaries it does what it does here, step by step."""
+    env, parts = ours("hopper_3x1", 1)
+    train = make_train(Config(env="mamujoco/hopper_3x1", hidden_size=8, sharing="none"), env=env)
+    policy = Policy(architecture(train), jax.jit(train.init)(KEY).params["actor"])
+    theirs = original("hopper_3x1", 1)
+
+    def here(key):
+        """Return and length of an episode, and the state that it began in."""
+        state, seen = env.reset(key)
+        start, (step, act) = jax.device_get(state), (jax.jit(env.step), jax.jit(policy.act))
+        total, length, done = 0.0, 0, False
+        while not done:
+            obs = {a: seen.obs[i, :n] for i, (a, n) in enumerate(zip(env.agents, env.obs_sizes, strict=True))}
+            actions, _ = act(obs, None, policy.initial_state())
+            state, seen, outcome = step(key, state, jnp.stack([actions[a] for a in env.agents]))
+            total, length, done = total + float(outcome.reward), length + 1, bool(outcome.done)
+        return total, length, parts.engine.moments(start.physics)
+
+    total, length, start = here(KEY)
+
+    class Begun:
+        """MaMuJoCo, whose episodes begin in that state."""
+
+        agents = property(lambda self: theirs.agents)
+        step = staticmethod(theirs.step)
+
+        def reset(self, seed):
+            return put(theirs, *start), {}
+
+    played_there = play(policy, Begun(), episodes=2)
+    assert_array_equal(played_there["episode_length"], [length, length])
+    assert_allclose(played_there["episode_return"], [total, total], rtol=1e-6)
 
 
 def test_every_task_is_made_of_all_actuators():

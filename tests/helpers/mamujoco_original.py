@@ -13,6 +13,7 @@ import numpy as np
 
 from fp3o_jax.envs.mamujoco.make import environment_of, parts_of
 from fp3o_jax.envs.mamujoco.robots import ROBOTS
+from fp3o_jax.envs.quiet import quiet_mujoco
 from fp3o_jax.envs.spaces import to_bounds
 
 # Says which of its other environments have changed.
@@ -72,7 +73,7 @@ _mend()
 def original(task, agent_obsk, **options):
     """MaMuJoCo's own environment of one of our tasks."""
     name, _, partition = task.partition("_")
-    with contextlib.redirect_stderr(io.StringIO()):
+    with quiet_mujoco():
         return mamujoco_v1.parallel_env(ROBOTS[name].scenario, partition, agent_obsk=agent_obsk, **options)
 
 
