@@ -3,6 +3,7 @@
 ``python tests/checks/mamujoco_check.py`` compares whole episodes of everything there is.
 """
 
+import importlib
 import subprocess
 import sys
 
@@ -10,13 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from finite import assert_allclose, assert_array_equal
 from fp3o_jax import Config, ConfigError, make_env, make_train
 from fp3o_jax.envs.base import batch_reset, batch_step
 from fp3o_jax.envs.mamujoco import TASKS
+from fp3o_jax.envs.mamujoco.frames import frames
 from fp3o_jax.envs.mamujoco.make import State, parts_of
 from fp3o_jax.policy import Policy, architecture, play
+from fp3o_jax.runs import playback
 from mamujoco_original import draws, episode_differences, original, ours, played, put, size_differences
 
 KEY = jax.random.key(0)
@@ -283,3 +287,24 @@ def test_every_task_is_made_of_all_actuators():
     for task in TASKS:
         parts = parts_of(task)
         assert sorted(np.concatenate(parts.agents)) == list(range(parts.task.model.nu))
+
+
+def test_robots_are_drawn(tmp_path):
+    """By MuJoCo, in the time of their world; each frame of another moment."""
+    train = make_train(Config(env="mamujoco/reacher_2x1", num_envs=2, rollout_length=8, hidden_size=8))
+    params = jax.jit(train.networks.init)(KEY)
+    path = playback.render_policy(train, params, key=KEY, output=tmp_path / "reacher")
+    with Image.open(path) as gif:
+        assert gif.n_frames == 26  # every second of 51 states
+        assert gif.info["duration"] == 40
+        first = np.asarray(gif.convert("RGB"), int)
+        gif.seek(20)
+        assert np.abs(np.asarray(gif.convert("RGB"), int) - first)[playback.CAPTION :].max() > 50
+
+
+def test_what_to_install_where_nothing_can_be_drawn(monkeypatch):
+    _, parts = ours("reacher_2x1", 1)
+    monkeypatch.setenv("MUJOCO_GL", "osmesa")
+    monkeypatch.setattr(importlib, "import_module", lambda name: 1 / 0)
+    with pytest.raises(ConfigError, match=r"install EGL .* Tried osmesa: ZeroDivisionError"):
+        next(frames(parts.task.model, parts.task.model.qpos0[None]))

@@ -11,8 +11,10 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from fp3o_jax.envs.mamujoco.make import environment_of, parts_of
+from fp3o_jax.envs.mamujoco.make import State, environment_of, parts_of
+from fp3o_jax.envs.mamujoco.mjx_engine import Motion
 from fp3o_jax.envs.mamujoco.robots import ROBOTS
+from fp3o_jax.envs.mamujoco.stepping import Layout
 from fp3o_jax.envs.quiet import quiet_mujoco
 from fp3o_jax.envs.spaces import to_bounds
 
@@ -206,3 +208,48 @@ def size_differences(task, agent_obsk):
         "limit": (env.time_limit, limit),
     }
     return ", ".join(f"{name}: {a} {b}" for name, (a, b) in pairs.items() if a != b)
+
+
+def device_differences(task, steps, seed=0, **options):
+    """What MJX makes of one step from each state of a trajectory of MuJoCo's in C.
+
+    Returns:
+        By how much of 1 + the value ``qpos``, ``qvel``, ``reward`` and what agents see (``obs``) differ at
+        most, and the ``median`` over steps of the worst of them; in how many steps the ``end`` differs.
+    """
+    env, parts = ours(task, 1)
+    device, _ = ours(task, 1, physics="mjx", **options)
+    random = draws(env, steps, seed)
+    states, seen, outcomes = played(env, random, seed)
+    qpos, qvel = parts.engine.moments(states.physics)
+    rows = np.ascontiguousarray(states.physics).view(np.float64)
+    layout = Layout(parts.task.model)
+    warmstart, position = rows[:, layout.parts["qacc_warmstart"]], rows[:, layout.size :]
+    kind = jnp.zeros(()).dtype
+
+    def one(*row):
+        motion = Motion(*(x.astype(kind) for x in row[:-1]))
+        state, seen, outcome = device.step(
+            jax.random.key(0), State(motion, jnp.zeros((), jnp.int32)), row[-1]
+        )
+        return state.physics.qpos, state.physics.qvel, outcome.reward, seen.obs, outcome.terminated
+
+    kept = (qpos, qvel, warmstart, position)
+    qp, qv, reward, obs, end = jax.device_get(
+        jax.jit(lambda *rows: jax.lax.map(lambda row: one(*row), rows))(
+            *(x[:-1].astype(kind) for x in kept), random
+        )
+    )
+    pairs = {
+        "qpos": (qp, qpos[1:]),
+        "qvel": (qv, qvel[1:]),
+        "reward": (reward, outcomes.reward),
+        "obs": (obs, seen.obs[1:]),
+    }
+    apart = {
+        name: (np.abs(a - b) / (1 + np.abs(b))).reshape(steps, -1).max(-1) for name, (a, b) in pairs.items()
+    }
+    assert all(np.isfinite(x).all() for x in apart.values())
+    worst = {name: float(x.max()) for name, x in apart.items()}
+    median = float(np.median(np.max([*apart.values()], axis=0)))
+    return worst | {"median": median, "end": int((end != outcomes.terminated).sum())}

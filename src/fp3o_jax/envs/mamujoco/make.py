@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -23,6 +23,7 @@ from fp3o_jax.envs.quiet import quiet, quiet_mujoco
 from fp3o_jax.envs.spaces import existing_actions, to_bounds
 
 Physics = Literal["mujoco", "mjx"]
+Effort = Literal["full", "fast"]
 #: What is listed of the robots that have any number of segments.
 EXAMPLES = {"manysegmentswimmer": ("8x2",), "manysegmentant": ("2x3",)}
 TASKS = tuple(
@@ -72,6 +73,7 @@ def make(
     agent_obsk: int | str | None = 1,
     partition: str | Sequence[Any] | None = None,
     physics: Physics | None = None,
+    effort: Effort = "full",
     **options: Any,
 ) -> Environment:
     """A robot of MaMuJoCo's.
@@ -82,12 +84,14 @@ def make(
             Gymnasium's whole observation.
         partition: a division of one's own, see :func:`~fp3o_jax.envs.mamujoco.views.parsed`.
         physics: "mujoco" in C on the host, or "mjx" on the device; by default that on a CPU, this elsewhere.
+        effort: of MJX's solver: "full", as the robot's file has it, or "fast", at most 4 iterations with 8
+            steps of the line search in each.
         options: Gymnasium's weights and ranges.
 
     Raises:
         ConfigError: no such robot, partition or option, or a value that cannot be used.
     """
-    return environment_of(parts_of(task, agent_obsk, partition, physics, **options))
+    return environment_of(parts_of(task, agent_obsk, partition, physics, effort, **options))
 
 
 def parts_of(
@@ -95,6 +99,7 @@ def parts_of(
     agent_obsk: int | str | None = 1,
     partition: str | Sequence[Any] | None = None,
     physics: Physics | None = None,
+    effort: Effort = "full",
     **options: Any,
 ) -> Parts:
     """What :func:`make` puts together."""
@@ -103,9 +108,6 @@ def parts_of(
         raise unknown("env", f"mamujoco/{task}", (f"mamujoco/{known}" for known in TASKS))
     robot = ROBOTS[name]
     distance = _distance(agent_obsk)
-    physics = physics or ("mujoco" if jax.default_backend() == "cpu" else "mjx")
-    if physics not in get_args(Physics):
-        raise unknown("env_kwargs physics", physics, get_args(Physics))
     segments = None if robot.segments is None else segments_of(division, f"mamujoco/{task}")
     with quiet(), quiet_mujoco():
         model = robot.model() if segments is None else robot.model(math.prod(segments))
@@ -123,19 +125,25 @@ def parts_of(
     return Parts(
         name=f"mamujoco/{task}",
         task=bound,
-        engine=_engine(bound, physics, sum(map(math.prod, shapes.values()))),
+        engine=_engine(bound, f"mamujoco/{task}", physics, effort, sum(map(math.prod, shapes.values()))),
         agents=agents,
         seen=tuple(places(of_agent, shapes) for of_agent in seen),
         whole=places(whole, shapes),
     )
 
 
-def _engine(task: Task, physics: Physics, num_features: int) -> Engine:
+def _engine(task: Task, name: str, physics: Physics | None, effort: Effort, num_features: int) -> Engine:
+    physics = physics or ("mujoco" if jax.default_backend() == "cpu" else "mjx")
+    for option, value, valid in (("physics", physics, Physics), ("effort", effort, Effort)):
+        if value not in get_args(valid):
+            raise unknown(f"env_kwargs {option}", value, get_args(valid))
     if physics == "mujoco":
+        if effort != "full":
+            raise ConfigError(f"env_kwargs effort={effort!r} is for physics='mjx', and this is 'mujoco'")
         return c_engine(task, num_features)
     from fp3o_jax.envs.mamujoco.mjx_engine import mjx_engine
 
-    return mjx_engine(task)
+    return mjx_engine(task, name, effort)
 
 
 def environment_of(parts: Parts) -> Environment:
@@ -177,6 +185,11 @@ def environment_of(parts: Parts) -> Environment:
         )
         return State(physics, steps), observe(felt), outcome
 
+    def drawn(states: State) -> Iterator[np.ndarray]:
+        from fp3o_jax.envs.mamujoco.frames import frames
+
+        return frames(model, engine.moments(states.physics)[0])
+
     bounds = [tuple(tuple(float(side[i]) for i in own) for own in agents) for side in (low, high)]
     return Environment(
         name=name,
@@ -191,6 +204,8 @@ def environment_of(parts: Parts) -> Environment:
         agent_types=tuple(zip(obs_sizes, action_sizes, strict=True)),
         reset=reset,
         step=step,
+        frames=drawn,
+        step_seconds=task.dt,
         action_low=bounds[0],
         action_high=bounds[1],
     )
@@ -242,7 +257,7 @@ def _options(name: str, robot: Robot, given: Mapping[str, Any]) -> dict[str, Any
     """
     for option, value in given.items():
         if option not in robot.options:
-            valid = ("agent_obsk", "partition", "physics", *robot.options)
+            valid = ("agent_obsk", "partition", "physics", "effort", *robot.options)
             raise unknown(f"mamujoco/{name}: env_kwargs", option, valid)
         default = robot.options[option]
         if isinstance(default, tuple):
