@@ -1,7 +1,8 @@
 """Every robot, division and range of sight beside MaMuJoCo itself: what differs, and in how many steps.
 
     python tests/checks/mamujoco_check.py
-    python tests/checks/mamujoco_check.py --only ant --steps 1000
+    python tests/checks/mamujoco_check.py --only ant --steps 100
+    python tests/checks/mamujoco_check.py --mjx
 
 Prints a row for each, as ``docs/fidelity.md`` has them. Status 1 if there is a difference.
 """
@@ -13,8 +14,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "helpers"))
 
+import jax
+
 from fp3o_jax.envs.mamujoco import TASKS
-from mamujoco_original import episode_differences, ours, size_differences
+from mamujoco_original import device_differences, episode_differences, ours, size_differences
 
 
 def main() -> int:
@@ -23,7 +26,16 @@ def main() -> int:
     )
     parser.add_argument("--only", default="", help="tasks whose name has this")
     parser.add_argument("--steps", type=int, default=1000, help="of each episode, its time limit at most")
+    parser.add_argument("--mjx", action="store_true", help="single steps of MJX instead, beside MuJoCo in C")
+    parser.add_argument("--float64", action="store_true", help="with --mjx: in float64")
+    parser.add_argument("--effort", default="full", help="with --mjx: of its solver")
     options = parser.parse_args()
+    jax.config.update("jax_enable_x64", options.float64)
+    return on_device(options) if options.mjx else in_c(options)
+
+
+def in_c(options: argparse.Namespace) -> int:
+    """Whole episodes on MuJoCo in C."""
     print(
         "| task | agent_obsk | sizes, bounds, limit | steps | ended | obs | state | reward | end | relative |"
     )
@@ -51,6 +63,20 @@ def main() -> int:
             print(f"  {time.perf_counter() - start:.1f} s", flush=True)
         ours.cache_clear()
     return int(failed)
+
+
+def on_device(options: argparse.Namespace) -> int:
+    """Single steps on MJX, each from a state of MuJoCo's; by how much of 1 + the value they differ."""
+    print("| task | qpos | qvel | reward | obs | median of the worst | ends | seconds |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    robots = {task.partition("_")[0]: task for task in TASKS if options.only in task}
+    for task in robots.values():
+        start = time.perf_counter()
+        d = device_differences(task, min(options.steps, 50), effort=options.effort)
+        cells = [task.replace("|", "\\|"), *(f"{x:.1e}" if isinstance(x, float) else x for x in d.values())]
+        print(f"| {' | '.join(map(str, cells))} | {time.perf_counter() - start:.0f} |", flush=True)
+        ours.cache_clear()
+    return 0
 
 
 if __name__ == "__main__":
