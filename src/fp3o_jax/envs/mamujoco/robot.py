@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +20,6 @@ from fp3o_jax.envs.mamujoco.graph import Graph
 #: Fields of an ``MjData``, by name.
 Fields = Mapping[str, Any]
 ALL = slice(None)
-NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 
 class Task(NamedTuple):
@@ -107,8 +105,8 @@ class Robot:
     model: Callable[..., Any]
     graph: Callable[[Any], Graph]
     whole: tuple[tuple[str, slice], ...]
-    partitions: Mapping[str, str] = NO_OPTIONS
-    options: Mapping[str, Any] = NO_OPTIONS
+    partitions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     frame_skip: int = 5
     time_limit: int = 1000
     derived: tuple[str, ...] = ()
