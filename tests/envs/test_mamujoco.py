@@ -19,9 +19,19 @@ from fp3o_jax.envs.base import batch_reset, batch_step
 from fp3o_jax.envs.mamujoco import TASKS
 from fp3o_jax.envs.mamujoco.frames import frames
 from fp3o_jax.envs.mamujoco.make import State, parts_of
+from fp3o_jax.envs.mamujoco.robot import fields_at_rest, judge
 from fp3o_jax.policy import Policy, architecture, play
 from fp3o_jax.runs import playback
-from mamujoco_original import draws, episode_differences, original, ours, played, put, size_differences
+from mamujoco_original import (
+    device_differences,
+    draws,
+    episode_differences,
+    original,
+    ours,
+    played,
+    put,
+    size_differences,
+)
 
 KEY = jax.random.key(0)
 CASES = [(task, 1) for task in TASKS] + [
@@ -308,3 +318,25 @@ def test_what_to_install_where_nothing_can_be_drawn(monkeypatch):
     monkeypatch.setattr(importlib, "import_module", lambda name: 1 / 0)
     with pytest.raises(ConfigError, match=r"install EGL .* Tried osmesa: ZeroDivisionError"):
         next(frames(parts.task.model, parts.task.model.qpos0[None]))
+
+
+def test_a_step_on_a_device():
+    """MJX in float32, with contacts; each step from a state of MuJoCo's."""
+    apart = device_differences("hopper_3x1", steps=10)
+    assert apart.pop("end") == 0
+    assert max(apart.values()) < 2e-5, apart
+
+
+@pytest.mark.parametrize("xp", [np, jnp])
+def test_what_is_not_finite_is_judged_alike(xp):
+    _, parts = ours("ant_4x2", 1)
+    fields = fields_at_rest(parts.task)
+    ctrl, before = np.zeros(8), np.zeros(1)
+    good = judge(xp, parts.task, before, fields, ctrl)
+    assert np.isfinite(good.reward) and not good.terminated and np.abs(good.features).max() > 0
+    for value in (np.nan, np.inf, 1e11):
+        bad = fields | {"qvel": np.array(fields["qvel"])}
+        bad["qvel"][3] = value
+        felt = judge(xp, parts.task, before, bad, ctrl)
+        assert bool(felt.terminated) and float(felt.reward) == 0.0
+        assert_array_equal(felt.features, np.zeros_like(felt.features))
