@@ -198,7 +198,7 @@ def _pace(step_seconds: float | None) -> tuple[int, int]:
     return every, round(1000 * step_seconds * every)
 
 
-def _save_gif(frames: list[Image.Image], path: Path, milliseconds: int) -> None:
+def _save_gif(frames: list[Image.Image], path: Path, milliseconds: int = STEP_MILLISECONDS) -> None:
     from PIL import Image
 
     # One palette for all frames, from a few of them: what stands still is then stored once.
@@ -218,7 +218,7 @@ def _save_gif(frames: list[Image.Image], path: Path, milliseconds: int) -> None:
     )
 
 
-def _save_mp4(frames: list[Image.Image], path: Path, milliseconds: int) -> None:
+def _save_mp4(frames: list[Image.Image], path: Path, milliseconds: int = STEP_MILLISECONDS) -> None:
     import av
     from PIL import Image
 
