@@ -87,6 +87,19 @@ PRESETS: dict[str, Preset] = {
             normalize_obs="running",
         ),
     ),
+    "mamujoco-swimmer": Preset(
+        "a swimmer of two agents on MuJoCo itself, whose strokes pay late: three minutes on two cores",
+        Config(
+            env="mamujoco/swimmer_2x1",
+            num_envs=16,
+            rollout_length=500,
+            critic_lr=1e-3,
+            num_minibatches=8,
+            gamma=0.999,
+            normalize_obs="running",
+            sharing="none",
+        ),
+    ),
     "smax-reference": Preset("SMAX with the settings of the FP3O reference for SMAC", _SMAC_REFERENCE),
     "mabrax-reference": Preset(
         "MABrax with the settings of the FP3O reference for MAMuJoCo", _MAMUJOCO_REFERENCE
