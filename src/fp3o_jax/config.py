@@ -40,8 +40,8 @@ class Config:
     """
 
     env: str = "smax/3m"
-    """environment as family/task: smax/<map>, mabrax/<robot>, mpe/<task>, matrix/<game>; `fp3o list` names
-    them all. Or module:factory, a function of yours that returns an environment"""
+    """environment as family/task: smax/<map>, mabrax/<robot>, mamujoco/<robot>_<partition>, mpe/<task>,
+    matrix/<game>; `fp3o list` names them all. Or module:factory, a function of yours that returns one"""
     env_kwargs: Mapping[str, bool | int | float | str] = dataclasses.field(default_factory=dict, hash=False)
     """options handed to the environment, e.g. num_agents 4"""
 

@@ -135,6 +135,46 @@ class Policy:
         return jnp.stack(rows)[:, None]
 
 
+def play(
+    policy: Policy, env: Any, episodes: int = 1, seed: int = 0, greedy: bool = True
+) -> dict[str, np.ndarray]:
+    """Lets a policy act in a PettingZoo parallel environment, such as MaMuJoCo's.
+
+    Its agents must have the names and the observations that the policy was trained with; one that has left
+    is taken to see zeros. Which actions are available is read from ``infos[agent]["action_mask"]``, if there.
+
+    Args:
+        policy: of :func:`load_policy`.
+        env: a PettingZoo ``ParallelEnv``.
+        episodes: how many, one after another.
+        seed: of the first; the next has the next.
+        greedy: take the most probable actions (else sample).
+
+    Returns:
+        ``episode_return``, the team's (the mean over agents), and ``episode_length``; [episodes] each.
+
+    Raises:
+        ConfigError: an agent's observation is missing at the start, or of another size.
+    """
+    act, all_available = jax.jit(policy.act), np.ones(max(policy.architecture["action_sizes"]), bool)
+    returns, lengths = np.zeros(episodes), np.zeros(episodes, int)
+    for i in range(episodes):
+        obs, infos = env.reset(seed=seed + i)
+        state, key, seen = policy.initial_state(), jax.random.key(seed + i), {}
+        while env.agents:
+            key, key_action = jax.random.split(key)
+            seen = {a: np.zeros_like(x) for a, x in seen.items()}
+            seen |= {a: np.asarray(x, np.float32) for a, x in obs.items()}
+            masks = {a: infos[a]["action_mask"] for a in env.agents if "action_mask" in infos.get(a, {})}
+            sizes = zip(policy.agents, policy.architecture["action_sizes"], strict=True)
+            masks = masks and {a: np.asarray(masks.get(a, all_available[:n])) for a, n in sizes}
+            actions, state = act(seen, None if greedy else key_action, state, masks or None)
+            obs, rewards, _, _, infos = env.step({a: np.asarray(actions[a]) for a in env.agents})
+            returns[i] += np.mean([*rewards.values()])
+            lengths[i] += 1
+    return {"episode_return": returns, "episode_length": lengths}
+
+
 def _plain_bounds(bounds: Bounds | None) -> list[list[float | None]] | None:
     """As JSON holds them: null where there is no bound."""
     return bounds and [[b if math.isfinite(b) else None for b in agent] for agent in bounds]

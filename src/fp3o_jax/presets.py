@@ -73,8 +73,39 @@ PRESETS: dict[str, Preset] = {
             entropy_coef=0.001,
         ),
     ),
+    "mamujoco-halfcheetah": Preset(
+        "a half-cheetah of six agents on MuJoCo itself: two minutes on two cores",
+        Config(
+            env="mamujoco/halfcheetah_6x1",
+            num_envs=64,
+            rollout_length=64,
+            actor_lr=1e-3,
+            critic_lr=1e-3,
+            lr_schedule="linear",
+            num_minibatches=4,
+            entropy_coef=0.001,
+            normalize_obs="running",
+        ),
+    ),
+    "mamujoco-swimmer": Preset(
+        "a swimmer of two agents on MuJoCo itself, whose strokes pay late: three minutes on two cores",
+        Config(
+            env="mamujoco/swimmer_2x1",
+            num_envs=16,
+            rollout_length=500,
+            critic_lr=1e-3,
+            num_minibatches=8,
+            gamma=0.999,
+            normalize_obs="running",
+            sharing="none",
+        ),
+    ),
     "smax-reference": Preset("SMAX with the settings of the FP3O reference for SMAC", _SMAC_REFERENCE),
     "mabrax-reference": Preset(
         "MABrax with the settings of the FP3O reference for MAMuJoCo", _MAMUJOCO_REFERENCE
+    ),
+    "mamujoco-reference": Preset(
+        "the paper's swimmer of eight agents, with the settings of the FP3O reference",
+        _MAMUJOCO_REFERENCE.replace(env="mamujoco/manysegmentswimmer_8x2", env_kwargs={"agent_obsk": 5}),
     ),
 }

@@ -13,7 +13,7 @@ from safetensors.flax import load_file
 from finite import assert_array_equal
 from fp3o_jax import Config, ConfigError, load_policy, make_train
 from fp3o_jax.cli import main
-from fp3o_jax.policy import Policy, architecture
+from fp3o_jax.policy import Policy, architecture, play
 from fp3o_jax.runs import RunOptions, load_run, run_training
 
 
@@ -114,3 +114,44 @@ def test_continuous_actions_have_their_own_sizes():
 def test_what_is_no_policy(tmp_path):
     with pytest.raises(ConfigError, match="is not a run"):
         load_policy(tmp_path)
+
+
+class Parallel:
+    """A PettingZoo environment, of the run's agents: the speaker leaves after two steps; then all is over."""
+
+    def __init__(self, env):
+        self.env, self.seeds, self.asked = env, [], []
+
+    def reset(self, seed=None, options=None):
+        self.seeds.append(seed)
+        self.agents, self.t = list(self.env.agents), 0
+        return self._obs(), {a: {"action_mask": self._mask(a)} for a in self.agents}
+
+    def step(self, actions):
+        assert sorted(actions) == sorted(self.agents)
+        self.asked.append({a: int(x) for a, x in actions.items()})
+        rewards = {a: float(i) for i, a in enumerate(self.agents)}
+        self.t += 1
+        self.agents = [] if self.t == 4 else [a for a in self.agents if self.t < 2 or a != self.env.agents[0]]
+        return self._obs(), rewards, {}, {}, {a: {"action_mask": self._mask(a)} for a in self.agents}
+
+    def _obs(self):
+        sizes = dict(zip(self.env.agents, self.env.obs_sizes, strict=True))
+        return {a: np.full(sizes[a], self.t / 4) for a in self.agents}
+
+    def _mask(self, agent):
+        """The last action alone."""
+        size = dict(zip(self.env.agents, self.env.action_sizes, strict=True))[agent]
+        return np.arange(size) == size - 1
+
+
+def test_it_plays_in_pettingzoo(run):
+    trainer, _ = load_run(run)
+    env = Parallel(trainer.env)
+    results = play(load_policy(run), env, episodes=2, seed=7)
+    assert env.seeds == [7, 8]
+    assert_array_equal(results["episode_length"], [4, 4])
+    assert_array_equal(results["episode_return"], [1.0, 1.0])  # 0.5 and 0.5 of two, then 0.0 of one, twice
+    last = {a: n - 1 for a, n in zip(trainer.env.agents, trainer.env.action_sizes, strict=True)}
+    both, listener = last, {trainer.env.agents[1]: last[trainer.env.agents[1]]}
+    assert env.asked == [both, both, listener, listener] * 2

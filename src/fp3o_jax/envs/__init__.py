@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fp3o_jax.config import ConfigError, unknown
-from fp3o_jax.envs import jaxmarl, matrix
+from fp3o_jax.envs import jaxmarl, mamujoco, matrix
 from fp3o_jax.envs.adapter import adapt
 from fp3o_jax.envs.base import Environment, Observation, Outcome
 from fp3o_jax.envs.check import EnvReport, report_on
@@ -34,6 +34,7 @@ __all__ = [
 FAMILIES = {
     "smax": jaxmarl.smax,
     "mabrax": jaxmarl.mabrax,
+    "mamujoco": mamujoco.make,
     "mpe": jaxmarl.mpe,
     "matrix": matrix.make,
 }
@@ -86,6 +87,7 @@ def available() -> list[str]:
     tasks = {
         "smax": jaxmarl.smax_maps(),
         "mabrax": jaxmarl.MABRAX,
+        "mamujoco": mamujoco.TASKS,
         "mpe": MPE,
         "matrix": matrix.GAMES,
     }

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jax import Array
 
@@ -81,8 +82,11 @@ class Environment:
         reset: key -> (state, Observation).
         step: (key, state, actions) -> (state, Observation, Outcome).
         scenes: states [T+1, ...] of an episode, as NumPy arrays -> T+1 pictures of them; None if there is
-            nothing to draw, or if ``html`` does it.
+            nothing to draw, or if ``html`` or ``frames`` does it.
         html: such states -> an HTML page that plays them.
+        frames: such states -> as many images [H, W, 3] uint8, one after another, for environments that draw
+            themselves.
+        step_seconds: how long a step is in the world that is shown; None if it has no such time.
         action_low, action_high: [n] of [A_i], the bounds to which ``step`` maps continuous actions (see
             :func:`~fp3o_jax.envs.spaces.to_bounds`); None where it takes them as they are.
         joint_state: the global state is all observations side by side, of the living: nothing else is known.
@@ -103,6 +107,8 @@ class Environment:
     step: Callable[[Array, Any, Array], tuple[Any, Observation, Outcome]]
     scenes: Callable[[Any], list[Scene]] | None = None
     html: Callable[[Any], str] | None = None
+    frames: Callable[[Any], Iterator[np.ndarray]] | None = None
+    step_seconds: float | None = None
     action_low: Bounds | None = None
     action_high: Bounds | None = None
     joint_state: bool = False

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 from jax import Array
 
@@ -27,6 +29,8 @@ OVERSAMPLING = 3
 COLORS = 64
 STEP_MILLISECONDS = 160
 LAST_MILLISECONDS = 2000
+#: What a robot does in less time needs no frame of its own.
+SHORTEST_MILLISECONDS = 40
 
 BACKGROUND: Color = (250, 250, 247)
 CAPTION_BACKGROUND: Color = (38, 44, 52)
@@ -62,8 +66,9 @@ def render_policy(
 
 
 def render(env: Environment, episode: Episode, path: Path | str) -> None:
-    """Writes an episode of ``env`` to a file: a GIF or MP4 with a frame for each of the T+1 states or, where
-    the environment has one, its HTML page (which loads Brax's viewer from the network).
+    """Writes an episode of ``env`` to a file: a GIF or MP4 with a frame for each of the T+1 states (or for as
+    many as an eye can tell, where steps have a time in the world that is shown); or, where the environment
+    has one, its HTML page, which loads Brax's viewer from the network.
 
     Raises:
         ConfigError: the environment cannot be shown, or not in a file of this kind, or PyAV is missing.
@@ -73,9 +78,19 @@ def render(env: Environment, episode: Episode, path: Path | str) -> None:
     if env.html is not None:
         path.write_text(env.html(episode.states), encoding="utf-8")
         return
-    scenes, captions = env.scenes(episode.states), _captions(env, episode)
+    from PIL import Image
+
+    every, milliseconds = _pace(env.step_seconds)
+    captions = _captions(env, episode)
+    # The last one tells how it ended.
+    shown = sorted({*range(0, len(captions), every), len(captions) - 1})
+    states = jax.tree.map(lambda x: x[shown], episode.states)
+    pictures = (
+        map(picture, env.scenes(states)) if env.frames is None else map(Image.fromarray, env.frames(states))
+    )
+    images = [captioned(image, *captions[t]) for t, image in zip(shown, pictures, strict=True)]
     save = _save_mp4 if path.suffix == ".mp4" else _save_gif
-    save([draw(scene, *texts) for scene, texts in zip(scenes, captions, strict=True)], path)
+    save(images, path, milliseconds)
 
 
 def draw(scene: Scene, left: str = "", right: str = "") -> Image.Image:
@@ -85,28 +100,43 @@ def draw(scene: Scene, left: str = "", right: str = "") -> Image.Image:
         scene: what is drawn.
         left, right: the caption's two ends.
     """
+    return captioned(picture(scene), left, right)
+
+
+def captioned(image: Image.Image, left: str, right: str) -> Image.Image:
+    """A picture with a caption above it, of two ends."""
+    from PIL import Image, ImageDraw
+
+    width, height = image.width * OVERSAMPLING, CAPTION * OVERSAMPLING
+    caption = Image.new("RGB", (width, height), CAPTION_BACKGROUND)
+    canvas = ImageDraw.Draw(caption)
+    font, margin = _font(16 * OVERSAMPLING), 10 * OVERSAMPLING
+    canvas.text((margin, height / 2), left, LIGHT, font, anchor="lm")
+    canvas.text((width - margin, height / 2), right, LIGHT, font, anchor="rm")
+    whole = Image.new("RGB", (image.width, image.height + CAPTION), BACKGROUND)
+    whole.paste(caption.reduce(OVERSAMPLING))
+    whole.paste(image, (0, CAPTION))
+    return whole
+
+
+def picture(scene: Scene) -> Image.Image:
+    """A scene, drawn."""
     from PIL import Image, ImageDraw
 
     low, high = np.array(scene.low), np.array(scene.high)
     pixels = SIZE * OVERSAMPLING / (high - low).max()
-    caption = CAPTION * OVERSAMPLING
     width, height = (round(side * pixels / OVERSAMPLING) * OVERSAMPLING for side in high - low)
-    image = Image.new("RGB", (width, height + caption), BACKGROUND)
+    image = Image.new("RGB", (width, height), BACKGROUND)
     canvas = ImageDraw.Draw(image)
 
     def place(point: Point) -> Point:
-        return (point[0] - low[0]) * pixels, caption + (high[1] - point[1]) * pixels
+        return (point[0] - low[0]) * pixels, (high[1] - point[1]) * pixels
 
     for line in scene.lines:
         ends = [place(line.start), place(line.end)]
         canvas.line(ends, fill=line.color, width=(3 if line.bold else 1) * OVERSAMPLING)
     for marker in scene.markers:
         _draw_marker(canvas, marker, *place(marker.position), marker.radius * pixels)
-
-    canvas.rectangle((0, 0, width, caption), fill=CAPTION_BACKGROUND)
-    font, margin = _font(16 * OVERSAMPLING), 10 * OVERSAMPLING
-    canvas.text((margin, caption / 2), left, LIGHT, font, anchor="lm")
-    canvas.text((width - margin, caption / 2), right, LIGHT, font, anchor="rm")
     return image.reduce(OVERSAMPLING)
 
 
@@ -159,7 +189,16 @@ def _captions(env: Environment, episode: Episode) -> list[tuple[str, str]]:
     ]
 
 
-def _save_gif(frames: list[Image.Image], path: Path) -> None:
+def _pace(step_seconds: float | None) -> tuple[int, int]:
+    """Every how many steps there is a frame, and how long it is shown, in milliseconds: as long as the steps
+    take in the world that is shown, if that has a time, and not so short that no player follows."""
+    if step_seconds is None:
+        return 1, STEP_MILLISECONDS
+    every = max(1, math.ceil(SHORTEST_MILLISECONDS / (1000 * step_seconds)))
+    return every, round(1000 * step_seconds * every)
+
+
+def _save_gif(frames: list[Image.Image], path: Path, milliseconds: int = STEP_MILLISECONDS) -> None:
     from PIL import Image
 
     # One palette for all frames, from a few of them: what stands still is then stored once.
@@ -174,17 +213,17 @@ def _save_gif(frames: list[Image.Image], path: Path) -> None:
         path,
         save_all=True,
         append_images=rest,
-        duration=[STEP_MILLISECONDS] * len(rest) + [LAST_MILLISECONDS],
+        duration=[milliseconds] * len(rest) + [LAST_MILLISECONDS],
         loop=0,
     )
 
 
-def _save_mp4(frames: list[Image.Image], path: Path) -> None:
+def _save_mp4(frames: list[Image.Image], path: Path, milliseconds: int = STEP_MILLISECONDS) -> None:
     import av
     from PIL import Image
 
     with av.open(str(path), "w") as file:
-        stream = file.add_stream("libx264", rate=Fraction(1000, STEP_MILLISECONDS))
+        stream = file.add_stream("libx264", rate=Fraction(1000, milliseconds))
         # The one layout of colours that every player knows; its sides are even.
         stream.pix_fmt = "yuv420p"
         stream.width, stream.height = (side + side % 2 for side in frames[0].size)
@@ -197,10 +236,10 @@ def _save_mp4(frames: list[Image.Image], path: Path) -> None:
 
 def _resolve(env: Environment, path: Path) -> Path:
     """The path with a suffix that fits the environment, and can be written."""
-    if env.scenes is None and env.html is None:
+    if env.scenes is None and env.html is None and env.frames is None:
         raise ConfigError(
-            f"env={env.name!r} has nothing to draw: episodes of smax/..., mpe/... and mabrax/... can be "
-            "shown, and those of an Environment with `scenes` or `html`"
+            f"env={env.name!r} has nothing to draw: episodes of smax/..., mpe/..., mabrax/... and "
+            "mamujoco/... can be shown, and those of an Environment with `scenes`, `frames` or `html`"
         )
     suffixes = (".gif", ".mp4") if env.html is None else (".html",)
     if path.suffix not in ("", *suffixes):
