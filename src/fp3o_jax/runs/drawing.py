@@ -312,6 +312,7 @@ def _abscissa(axes: Axes, values: Sequence[float], ticks: bool, panels: int) -> 
         return
     if values[0] > 0 and values[-1] > 5 * values[0]:
         axes.set_xscale("log")
+    axes.margins(x=0.12)  # or the outer labels of neighbouring panels would touch
     if len(values) <= 7:
         axes.xaxis.set_major_locator(FixedLocator(values))
     axes.xaxis.set_minor_locator(NullLocator())
