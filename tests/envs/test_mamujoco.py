@@ -340,3 +340,17 @@ def test_what_is_not_finite_is_judged_alike(xp):
         felt = judge(xp, parts.task, before, bad, ctrl)
         assert bool(felt.terminated) and float(felt.reward) == 0.0
         assert_array_equal(felt.features, np.zeros_like(felt.features))
+
+
+def test_another_device_calls_the_host_too(cheetah, monkeypatch):
+    """As it is done beside a GPU; what comes back is the same."""
+    keys, action = jax.random.split(KEY, 3), jnp.full((6, 3, 1), 0.3)
+
+    def step(keys):
+        states, _ = batch_reset(cheetah, keys)
+        return batch_step(cheetah, keys, states, action, jnp.ones((6, 3), bool))
+
+    expected = jax.device_get(jax.jit(step)(keys))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    found = jax.device_get(jax.jit(lambda keys: step(keys))(keys))
+    jax.tree.map(assert_array_equal, found, expected)
