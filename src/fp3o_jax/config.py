@@ -273,10 +273,12 @@ class Config:
                 f"env_shards={self.env_shards} must divide num_envs={self.num_envs}: "
                 f"{_nearest_divisors(self.num_envs, self.env_shards)} would"
             )
-        if self.num_sequences // self.env_shards % self.num_minibatches:
+        per_shard = self.num_sequences // self.env_shards
+        if per_shard % self.num_minibatches:
+            what = "chunks" if self.recurrent else "samples"
             raise ConfigError(
-                f"num_minibatches={self.num_minibatches} must divide the "
-                f"{self.num_sequences // self.env_shards} samples of each of env_shards={self.env_shards}"
+                f"num_minibatches={self.num_minibatches} must divide the {per_shard} {what} of each of "
+                f"env_shards={self.env_shards}: {_nearest_divisors(per_shard, self.num_minibatches)} would"
             )
         groups_given = self.trunk_groups is not None or self.head_groups is not None
         if self.sharing == "groups" and self.trunk_groups is None:

@@ -35,6 +35,17 @@ _MAMUJOCO_REFERENCE = Config(
     entropy_coef=0.001,
 )
 
+_HALF_CHEETAH = Config(
+    env="mabrax/halfcheetah_6x1",
+    num_envs=64,
+    rollout_length=64,
+    actor_lr=1e-3,
+    critic_lr=1e-3,
+    lr_schedule="linear",
+    num_minibatches=4,
+    entropy_coef=0.001,
+)
+
 PRESETS: dict[str, Preset] = {
     "smax-3m": Preset(
         "SMAX 3m, tuned for many environments: three minutes on two cores",
@@ -62,30 +73,11 @@ PRESETS: dict[str, Preset] = {
     ),
     "mabrax-halfcheetah": Preset(
         "a half-cheetah of six agents: ten minutes on two cores",
-        Config(
-            env="mabrax/halfcheetah_6x1",
-            num_envs=64,
-            rollout_length=64,
-            actor_lr=1e-3,
-            critic_lr=1e-3,
-            lr_schedule="linear",
-            num_minibatches=4,
-            entropy_coef=0.001,
-        ),
+        _HALF_CHEETAH,
     ),
     "mamujoco-halfcheetah": Preset(
         "a half-cheetah of six agents on MuJoCo itself: two minutes on two cores",
-        Config(
-            env="mamujoco/halfcheetah_6x1",
-            num_envs=64,
-            rollout_length=64,
-            actor_lr=1e-3,
-            critic_lr=1e-3,
-            lr_schedule="linear",
-            num_minibatches=4,
-            entropy_coef=0.001,
-            normalize_obs="running",
-        ),
+        _HALF_CHEETAH.replace(env="mamujoco/halfcheetah_6x1", normalize_obs="running"),
     ),
     "mamujoco-swimmer": Preset(
         "the paper's swimmer of eight agents on MuJoCo itself: eight minutes on two cores",

@@ -97,6 +97,7 @@ def test_what_processes_cannot_share_is_refused(tmp_path, monkeypatch):
     options = RunOptions(tmp_path / "run", distributed=True)
     with pytest.raises(ConfigError, match=r"distributed=True: .* say who there is by"):
         run_training(CONFIG, options, console=Console(quiet=True))
+    assert not RunOptions.from_dict(options.to_dict(), tmp_path / "run").distributed  # gone on with alone
     with pytest.raises(ConfigError, match=r"takes all devices \(devices=1\)"):
         RunOptions(tmp_path / "run", distributed=True, devices=1)
     with pytest.raises(ConfigError, match="is for single runs"):

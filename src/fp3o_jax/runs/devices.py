@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fp3o_jax.config import ConfigError
 from fp3o_jax.kernels import shards
+from fp3o_jax.runs.checkpoints import is_key, without_keys
 
 #: Name of the mesh's first axis; the second is `shards.DEVICES`.
 RUNS = "fp3o_runs"
@@ -96,23 +97,18 @@ class RunAxis:
         if jax.process_count() == 1:
             return jax.device_put(tree, where)
         # Each process has all of it, as NumPy arrays, and keeps what its devices need.
-        data = jax.tree.map(lambda x: np.asarray(jax.random.key_data(x) if _is_key(x) else x), tree)
-        keys = jax.tree.map(_is_key, tree)
+        keys = jax.tree.map(is_key, tree)
 
         def wrapped(data: Any) -> Any:
             return jax.tree.map(lambda x, key: jax.random.wrap_key_data(x) if key else x, data, keys)
 
-        return jax.jit(wrapped, out_shardings=where)(data)
+        return jax.jit(wrapped, out_shardings=where)(without_keys(tree))
 
     def real(self, tree: Any) -> Any:
         """Leaves [size, ...] without the copies."""
         if self.size == self.num_runs:
             return tree
         return jax.tree.map(lambda x: x[: self.num_runs], tree)
-
-
-def _is_key(x: Any) -> bool:
-    return jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 def _is_spec(x: Any) -> bool:

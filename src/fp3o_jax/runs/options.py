@@ -56,8 +56,9 @@ class RunOptions:
             raise ConfigError(f"checkpoint_seconds={self.checkpoint_seconds} must be at least 0")
 
     def to_dict(self) -> dict[str, Any]:
-        """All but the place, as JSON holds it."""
-        options = plain({k: v for k, v in dataclasses.asdict(self).items() if k != "run_dir"})
+        """All but the place and the processes, of which a resume may have others, as JSON holds it."""
+        kept = {k: v for k, v in dataclasses.asdict(self).items() if k not in ("run_dir", "distributed")}
+        options = plain(kept)
         return options | {"init_from": None if self.init_from is None else str(self.init_from)}
 
     @classmethod

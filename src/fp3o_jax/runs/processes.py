@@ -55,11 +55,8 @@ class Shared(Programs):
     """Programs that all processes run together, whose results each of them has as a whole."""
 
     def whole(self, tree: Any) -> Any:
-        def data(tree: Any) -> Any:
-            return jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, tree)
-
         everywhere = NamedSharding(self.axis.mesh, PartitionSpec())
-        return jax.tree.map(np.asarray, self.axis.real(jax.jit(data, out_shardings=everywhere)(tree)))
+        return jax.tree.map(np.asarray, self.axis.real(jax.jit(_data, out_shardings=everywhere)(tree)))
 
 
 class Leader(Shared):
@@ -117,6 +114,11 @@ def follow(programs: Shared) -> None:
                 programs.play(programs.modes[a], state, b)
             else:
                 programs.gather(state)
+
+
+def _data(tree: Any) -> Any:
+    """Keys as their data. Not made anew where it is jitted, or each call would compile again."""
+    return jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, tree)
 
 
 def dismiss() -> None:

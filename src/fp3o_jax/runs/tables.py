@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 MAX_ROWS, SHOWN_ROWS = 40, 20
 
 
-def score_tables(
-    summaries: Mapping[Place, Summary], groups: Mapping[Place, Group], over: str | None = None
-) -> list[Table]:
+def score_tables(summaries: Mapping[Place, Summary], groups: Mapping[Place, Group]) -> list[Table]:
     """A table for each environment: a line per method, its settings, seeds, IQM and interval."""
     tables = []
     for env in dict.fromkeys(place.env for place in summaries):
@@ -33,7 +31,7 @@ def score_tables(
         if len(here) > MAX_ROWS:
             caption = f"the best {SHOWN_ROWS} of {len(here)}; --csv FILE has all"
             here = sorted(here, key=lambda place: -summaries[place].estimates["IQM"].value)[:SHOWN_ROWS]
-        settings = {place: _settings(place, groups, over) for place in here}
+        settings = {place: _settings(place, groups) for place in here}
         names = _names(settings.values())
         view = Table(title=Text(env, "table.title"), caption=caption)
         for name in names:
@@ -154,7 +152,7 @@ def _cell(value: Any) -> str:
     return "" if value is None else shown(value)
 
 
-def _settings(place: Place, groups: Mapping[Place, Group], over: str | None) -> dict[str, Any]:
+def _settings(place: Place, groups: Mapping[Place, Group], over: str | None = None) -> dict[str, Any]:
     """All that a row says of its method; what was chosen on some environment is not that of all."""
     at: Settings = () if over is None else ((over, place.at),)
     chosen = groups[place].chosen if place in groups else ()
