@@ -380,7 +380,8 @@ def test_the_page(protocol, tmp_path):
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     assert "2 of 6 cells are finished." in text
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line[:1] == "|"]
+    lines = text.split("## Questions")[0].splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line[:1] == "|"]
     of = {tuple(row[:2]): row for row in rows if row[0] in ("full", "none")}
     assert of["full", "mappo-2x"][2] == "missing" and of["none", "fp3o"][2] == "missing"
     assert "1.000 [1.000, 1.000]" in of["full", "fp3o"] and "2, 1 ceased to be finite" in of["full", "fp3o"]
@@ -390,6 +391,45 @@ def test_the_page(protocol, tmp_path):
     assert comparison[3:5] == ["1.000 [1.000, 1.000]", "better"]
     figure = page.parent / "figures" / "results-matrix-climbing.png"
     assert 5000 < figure.stat().st_size < 200_000 and f"figures/{figure.name}" in text
+
+
+def test_questions_are_answered_by_what_is_finished(protocol, tmp_path):
+    """In a section of its own; its cells stand in no other table unless a block of those names them too."""
+    text = (
+        protocol.read_text()
+        + """
+[methods.fp3o-off]
+algorithm = "fp3o"
+condition = "off"
+
+[[cells]]
+question = "Does the condition help?"
+envs = ["matrix/climbing"]
+methods = ["fp3o", "fp3o-off"]
+sharings = ["full", "none"]
+"""
+    )
+    protocol.write_text(text)
+    cells = {(cell.method, cell.sharing): cell for cell in read_protocol(protocol)}
+    assert len(cells) == 8  # fp3o is in both blocks, and once here
+    store, page = Store(tmp_path / "results"), tmp_path / "results.md"
+    page.write_text(f"{report.BEGIN}\n{report.END}\n")
+    options = report.Options(store=store.folder, protocol=protocol, page=page)
+    report.main(options)
+    asked = page.read_text().split("### Does the condition help?")[1]
+    assert asked.split("\n")[2] == "Not measured yet." and "fp3o-off" not in page.read_text()
+    higher = {"final": {"win_rate": [1.0, 1.0]}}
+    store.write(cells["fp3o", "full"].name, result_of(cells["fp3o", "full"]))
+    store.write(cells["fp3o-off", "full"].name, result_of(cells["fp3o-off", "full"]) | higher)
+    report.main(options)
+    tables, asked = page.read_text().split("### Does the condition help?")
+    said = asked.split("\n")[2]
+    assert said.startswith("By the final score, of 1 comparisons with `fp3o`, **better**: fp3o-off")
+    assert "By the mean of all evaluations, of 1 comparisons with `fp3o`, **none is told apart**" in said
+    assert said.endswith("2 cells are missing.") and "fp3o-off" not in tables
+    assert (tmp_path / "figures" / "results-question-1.png").stat().st_size > 5000
+    (line,) = [line for line in asked.splitlines() if line.startswith("| full | fp3o-off |")]
+    assert "0 of 2 |" in line
 
 
 def test_steps_to_a_win_rate_say_never(protocol):

@@ -53,6 +53,22 @@ def test_surface(trained):
     assert train.config == Config.from_dict(TINY)
 
 
+def test_simulations_that_break_down_are_counted():
+    """Of an environment that says so; each shard of the environments counts its own."""
+    climbing = make_env("matrix/climbing")
+
+    def step(key, state, actions):
+        state, seen, outcome = climbing.step(key, state, actions)
+        return state, seen, dataclasses.replace(outcome, diverged=outcome.done & (outcome.reward < 0))
+
+    train = make_train(TINY, env=dataclasses.replace(climbing, step=step))
+    state = jax.jit(train.init)(jax.random.key(0))
+    _, trajectory = jax.jit(train.collect)(state, jax.random.key(1))
+    _, metrics = jax.jit(train.update)(state)
+    assert 0 < trajectory.diverged.sum() < trajectory.done.sum()
+    assert metrics["diverged"].dtype == jnp.int32 and 0 < metrics["diverged"] < metrics["episodes"]
+
+
 def test_old_style_keys(trained):
     _, run, _ = trained
     out = run(jax.random.PRNGKey(0))

@@ -10,7 +10,7 @@ import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fp3o_jax.config import Config, ConfigError, unknown
 
@@ -97,6 +97,18 @@ class Cell:
         )
 
 
+class Block(NamedTuple):
+    """Cells that are compared with one another.
+
+    Attributes:
+        question: what they answer together; None for the tables of environments.
+        cells: they; the first method is what the others are compared with.
+    """
+
+    question: str | None
+    cells: list[Cell]
+
+
 def read_protocol(path: Path = PROTOCOL, small: bool = False, only: str = "*") -> list[Cell]:
     """The cells of a protocol, the most important first, each once.
 
@@ -108,11 +120,18 @@ def read_protocol(path: Path = PROTOCOL, small: bool = False, only: str = "*") -
     Raises:
         ConfigError: something in the protocol cannot be used.
     """
+    cells = {cell.name: cell for block in read_blocks(path, small) for cell in block.cells}
+    return [cell for name, cell in cells.items() if fnmatch.fnmatch(name, only) or only in name]
+
+
+def read_blocks(path: Path = PROTOCOL, small: bool = False) -> list[Block]:
+    """The same, in the blocks that the protocol has; a cell may stand in several."""
     protocol = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     evaluation = Evaluation(**protocol["evaluation"])
     variants = protocol.get("methods", {})
-    cells: dict[str, Cell] = {}
+    blocks = []
     for block in protocol["cells"]:
+        blocks.append(Block(block.get("question"), []))
         for env, sharing, method in itertools.product(block["envs"], block["sharings"], block["methods"]):
             family = env.split("/")[0]
             if family not in protocol["settings"]:
@@ -126,5 +145,5 @@ def read_protocol(path: Path = PROTOCOL, small: bool = False, only: str = "*") -
             settings["epochs"] = factor * settings.get("epochs", Config.epochs)
             cell = Cell(env, method, sharing, small, settings, evaluation)
             _ = cell.config  # raises
-            cells.setdefault(cell.name, cell)
-    return [cell for name, cell in cells.items() if fnmatch.fnmatch(name, only) or only in name]
+            blocks[-1].cells.append(cell)
+    return blocks

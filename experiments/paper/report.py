@@ -11,20 +11,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import tyro
 
-from cells import PROTOCOL, Cell, read_protocol
+from cells import PROTOCOL, read_blocks
 from fp3o_jax.runs.drawing import COLORS, INTERVAL, MARKERS
-from fp3o_jax.runs.statistics import (
-    Estimate,
-    iqm,
-    pooled,
-    probability_of_improvement,
-    stratified_bootstrap,
-)
+from fp3o_jax.runs.statistics import probability_of_improvement, stratified_bootstrap
+from measured import Measured, judged, of_seeds, save, steps_text, table, text
+from questions import question_section, signs_section
 from store import RESULTS, Store, source
 
 PAGE = Path(__file__).parents[2] / "docs" / "results.md"
@@ -44,89 +40,6 @@ class Options:
     """the cells"""
     page: Path = PAGE
     """the page; its figures go to the folder `figures` beside it"""
-
-
-@dataclasses.dataclass(frozen=True)
-class Measured:
-    """A finished cell, or one that is missing (``result`` None)."""
-
-    cell: Cell
-    result: dict[str, Any] | None
-
-    @property
-    def metric(self) -> str:
-        return "win_rate" if "win_rate" in self.result["final"] else "episode_return"
-
-    @property
-    def final(self) -> np.ndarray:
-        """[S] greedy scores after the last update."""
-        return np.array(self.result["final"][self.metric], float)
-
-    @property
-    def evaluations(self) -> tuple[np.ndarray, np.ndarray]:
-        """Env steps [E] and greedy scores [S, E] while training."""
-        told = self.result["evaluations"]
-        return np.array(told["env_steps"]), np.array(told[self.metric], float)
-
-    def curve(self, name: str) -> np.ndarray:
-        """[S, points] of a training curve; all NaN where there is none."""
-        curves = self.result["curves"]
-        return np.array(curves.get(name, np.full((len(self.final), 1), np.nan)), float)
-
-    def steps_to(self, level: float) -> np.ndarray:
-        """[S] env steps until the sampled win rate reaches a level; twice the budget where it does not."""
-        steps, rates = np.array(self.result["env_steps"], float), np.nan_to_num(self.curve("win_rate"))
-        reached = rates >= level
-        return np.where(reached.any(1), steps[reached.argmax(1)], 2 * steps[-1])
-
-    def at_seconds(self, seconds: float) -> np.ndarray:
-        """[S] greedy scores after so much training time, between two evaluations in proportion."""
-        steps, scores = self.evaluations
-        times = steps / self.cell.config.steps_per_update * self.result["seconds"]["per_update"]
-        return np.array([np.interp(seconds, times, row) for row in scores])
-
-    @property
-    def train_seconds(self) -> float:
-        return self.result["updates"] * self.result["seconds"]["per_update"]
-
-
-def number(value: float) -> str:
-    """Short, as for a table."""
-    if not np.isfinite(value):
-        return "-"
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
-
-
-def text(estimate: Estimate, form: Any = number) -> str:
-    """A value and its interval."""
-    if np.isnan(estimate.low):
-        return form(estimate.value)
-    return f"{form(estimate.value)} [{form(estimate.low)}, {form(estimate.high)}]"
-
-
-def of_seeds(scores: np.ndarray, statistic: Any = iqm) -> Estimate:
-    """A statistic over seeds [S] with its interval."""
-    return stratified_bootstrap(pooled(statistic), [scores])
-
-
-def steps_text(measured: Measured, level: float) -> str:
-    """Median over seeds of the env steps to a win rate, and how many seeds reach it."""
-    if measured.metric != "win_rate":
-        return "-"
-    steps, budget = measured.steps_to(level), measured.result["env_steps"][-1]
-
-    def form(value: float) -> str:
-        return f"{value / 1e6:.2f} M" if value <= budget else "never"
-
-    missed = int((steps > budget).sum())
-    told = text(of_seeds(steps, np.median), form)
-    return told + (f", {missed} of {len(steps)} seeds never" if missed else "")
-
-
-def table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> list[str]:
-    """Lines of a Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return [f"| {' | '.join(line)} |" for line in lines]
 
 
 def score_table(group: Sequence[Measured], here: str) -> list[str]:
@@ -183,20 +96,8 @@ def comparisons(groups: dict[str, list[Measured]], first: str = "fp3o") -> list[
     return table(rows, ["sharing", f"{first} against", "environments", *what])
 
 
-def judged(estimate: Estimate) -> list[str]:
-    """An estimate of P(X > Y) and what it allows to say."""
-    if estimate.low > 0.5:
-        verdict = "better"
-    elif estimate.high < 0.5:
-        verdict = "worse"
-    else:
-        verdict = "not told apart"
-    return [text(estimate), verdict]
-
-
 def draw(group: Sequence[Measured], file: Path) -> None:
     """A panel for each sharing, a curve for each method: greedy evaluations while training."""
-    import matplotlib
     from matplotlib.figure import Figure
 
     done = [m for m in group if m.result]
@@ -223,22 +124,41 @@ def draw(group: Sequence[Measured], file: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel(f"{done[0].metric.replace('_', ' ')}, greedy")
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=7, frameon=False)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context({"svg.hashsalt": "results"}):
-        # No date or version in the file: the same results make the same bytes.
-        figure.savefig(file, dpi=100, metadata={"Software": None})
+    save(figure, file)
 
 
-def grouped(options: Options) -> tuple[dict[str, list[Measured]], list[str]]:
-    """Cells by environment, those of the small budgets where any is finished; and results of no cell."""
+class Everything(NamedTuple):
+    """What there is to tell.
+
+    Attributes:
+        tables: cells by environment, those of the small budgets where any is finished.
+        questions: the cells of each, of both budgets.
+        others: names of results that belong to no cell.
+    """
+
+    tables: dict[str, list[Measured]]
+    questions: dict[str, list[Measured]]
+    others: list[str]
+
+
+def read_everything(options: Options) -> Everything:
+    """The protocol with what is finished."""
     results = Store(options.store).results()
-    groups: dict[str, list[Measured]] = {}
+    tables: dict[str, dict[str, Measured]] = {}
+    questions: dict[str, list[Measured]] = {}
+    known = set()
     for small in (False, True):
-        for cell in read_protocol(options.protocol, small):
-            measured = Measured(cell, results.pop(cell.name, None))
-            groups.setdefault(cell.env + ", small" * small, []).append(measured)
+        for question, cells in read_blocks(options.protocol, small):
+            known |= {cell.name for cell in cells}
+            all_of_it = [Measured(cell, results.get(cell.name)) for cell in cells]
+            if question:
+                questions.setdefault(question, []).extend(all_of_it)
+                continue
+            for m in all_of_it:
+                tables.setdefault(m.cell.env + ", small" * small, {}).setdefault(m.cell.name, m)
+    groups = {env: list(group.values()) for env, group in tables.items()}
     done = {env: g for env, g in groups.items() if any(m.result for m in g) or not g[0].cell.small}
-    return done, sorted(results)
+    return Everything(done, questions, sorted(set(results) - known))
 
 
 def section(env: str, group: Sequence[Measured], figure: Path, here: str) -> list[str]:
@@ -261,9 +181,11 @@ def section(env: str, group: Sequence[Measured], figure: Path, here: str) -> lis
 
 def generate(options: Options) -> str:
     """What stands between the markers; draws the figures."""
-    groups, others = grouped(options)
+    groups, questions, others = read_everything(options)
     here = source()
-    everyone = [m for group in groups.values() for m in group]
+    together = [*groups.values(), *questions.values()]
+    # Of the small budgets those that are finished count.
+    everyone = {m.cell.name: m for group in together for m in group if m.result or not m.cell.small}.values()
     finished = [m for m in everyone if m.result]
     lines = [f"{len(finished)} of {len(everyone)} cells are finished.", ""]
     rows = []
@@ -286,6 +208,12 @@ def generate(options: Options) -> str:
             figure = options.page.parent / "figures" / f"results-{name}.png"
             draw(group, figure)
             lines += section(env, group, figure, here)
+    lines += ["## Questions", ""]
+    for number, (question, group) in enumerate(questions.items(), 1):
+        figure = options.page.parent / "figures" / f"results-question-{number}.png"
+        lines += question_section(question, group, figure)
+    if finished:
+        lines += signs_section(finished)
     return "\n".join(lines)
 
 

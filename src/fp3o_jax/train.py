@@ -147,13 +147,13 @@ class Trainer:
         schedule = self.algorithm.draw(key_schedule, batch.advantage, batch.value, batch.alive)
         params, opt_state, metrics = self.learn(state, targets, schedule, key_update)
 
-        episodes, ended = _episode_metrics(trajectory, state.episodes)
+        episodes, counted = _episode_metrics(trajectory, state.episodes)
         num_updates = state.num_updates + 1
         # A long run counts past int32: a float then, exact to seven digits.
         total = config.num_updates * config.steps_per_update
         counter = jnp.int32 if total < 2**31 else jnp.float32
-        metrics |= episodes | {
-            "episodes": ended,
+        metrics |= episodes | counted
+        metrics |= {
             "explained_variance": targets.explained_variance,
             "env_steps": num_updates.astype(counter) * config.steps_per_update,
         }
@@ -326,17 +326,19 @@ def _make_networks(
     return networks
 
 
-def _episode_metrics(trajectory: Trajectory, previous: Metrics) -> tuple[Metrics, Array]:
+def _episode_metrics(trajectory: Trajectory, previous: Metrics) -> tuple[Metrics, Metrics]:
     """Means over the episodes that ended; where none did, the previous ones. And how many ended."""
+    counts = {"episodes": trajectory.done.sum()}
+    if trajectory.diverged is not None:
+        counts["diverged"] = trajectory.diverged.sum()
     sums = {
-        "ended": trajectory.done.sum(),
         "episode_return": (trajectory.episode_return * trajectory.done).sum(),
         "episode_length": (trajectory.episode_length * trajectory.done).sum(),
         "win_rate": trajectory.won.sum(),
     }
-    sums = shards.total(sums)
-    ended = sums["ended"]
+    counts, sums = shards.total((counts, sums))
+    ended = counts["episodes"]
     means = {
         name: jnp.where(ended > 0, sums[name] / jnp.maximum(ended, 1), old) for name, old in previous.items()
     }
-    return means, ended
+    return means, counts

@@ -138,7 +138,7 @@ def test_bad_physics_end_an_episode(task):
     broken = State(rows.view(np.uint32), state.steps)
     for value in (broken, State(np.full_like(rows, np.nan).view(np.uint32), state.steps)):
         _, seen, outcome = jax.device_get(env.step(KEY, value, draws(env, 1)[0]))
-        assert outcome.terminated and not outcome.truncated and outcome.reward == 0.0
+        assert outcome.terminated and outcome.diverged and not outcome.truncated and outcome.reward == 0.0
         assert_array_equal(seen.obs, np.zeros_like(seen.obs))
         assert_array_equal(seen.global_state, np.zeros_like(seen.global_state))
 
@@ -256,6 +256,7 @@ def test_it_trains():
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(out["state"].params))
     assert np.isfinite(out["metrics"]["value_loss"]).all()
     assert np.isfinite(out["metrics"]["episode_return"]).any()
+    assert_array_equal(out["metrics"]["diverged"], np.zeros(2))
 
 
 def test_a_policy_acts_in_mamujoco_itself():
@@ -333,12 +334,13 @@ def test_what_is_not_finite_is_judged_alike(xp):
     fields = fields_at_rest(parts.task)
     ctrl, before = np.zeros(8), np.zeros(1)
     good = judge(xp, parts.task, before, fields, ctrl)
-    assert np.isfinite(good.reward) and not good.terminated and np.abs(good.features).max() > 0
+    assert np.isfinite(good.reward) and not (good.terminated or good.diverged)
+    assert np.abs(good.features).max() > 0
     for value in (np.nan, np.inf, 1e11):
         bad = fields | {"qvel": np.array(fields["qvel"])}
         bad["qvel"][3] = value
         felt = judge(xp, parts.task, before, bad, ctrl)
-        assert bool(felt.terminated) and float(felt.reward) == 0.0
+        assert bool(felt.terminated) and bool(felt.diverged) and float(felt.reward) == 0.0
         assert_array_equal(felt.features, np.zeros_like(felt.features))
 
 

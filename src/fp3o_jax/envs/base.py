@@ -42,12 +42,14 @@ class Outcome:
         terminated: the episode reached its end: no value lies beyond.
         truncated: the episode was cut by a time limit.
         won: the episode ended with a victory, where the environment knows such a thing.
+        diverged: the episode ended since the simulation was not finite any more, where an environment looks.
     """
 
     reward: Array
     terminated: Array
     truncated: Array
     won: Array
+    diverged: Array | None = None
 
     @property
     def done(self) -> Array:

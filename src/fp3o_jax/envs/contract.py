@@ -213,7 +213,8 @@ def check_environment(env: Environment) -> Environment:
                     "is not None"
                 )
     _check_same_state(name, state, then)
-    for field in ("reward", "terminated", "truncated", "won"):
+    told = ("diverged",) * (outcome.diverged is not None)
+    for field in ("reward", "terminated", "truncated", "won", *told):
         shape, own = tuple(getattr(outcome, field).shape), field == "reward" and env.own_rewards
         if shape != ((n,) if own else ()):
             raise ConfigError(

@@ -67,6 +67,7 @@ class Trajectory:
         next_value: [c, T, B] of the states that the steps led to, before any reset: where a time limit cuts
             an episode, of the state that was cut.
         starts, terminated, done, won: [T, B] bool.
+        diverged: likewise; None where the environment does not say.
         reward: [T, B]; or [T, B, n], each agent's own.
         episode_return, episode_length: [T, B], of the episode up to and including this step.
         actor_hidden: [n, 1, N, H], before each sequence; None if feed-forward.
@@ -86,6 +87,7 @@ class Trajectory:
     terminated: Array
     done: Array
     won: Array
+    diverged: Array | None
     reward: Array
     episode_return: Array
     episode_length: Array
@@ -276,6 +278,7 @@ def _step(
         "terminated": outcome.terminated,
         "done": outcome.done,
         "won": outcome.won,
+        "diverged": outcome.diverged,
         "reward": outcome.reward,
         "episode_return": s.episode_return + outcome.team_reward,
         "episode_length": s.episode_length + 1,

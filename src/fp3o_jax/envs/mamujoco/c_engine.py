@@ -42,7 +42,7 @@ def c_engine(task: Task, num_features: int) -> Engine:
                 before = robot.position(np, task, fields)
             felt = judge(np, task, before, fields, states[:, layout.parts["ctrl"]])
         bits = np.concatenate([states, felt.position], axis=-1).view(np.uint32)
-        return bits, felt.features, felt.reward, felt.terminated
+        return bits, *felt[:-1]
 
     def begin(qpos: np.ndarray, qvel: np.ndarray) -> Any:
         states = np.tile(at_rest, (len(qpos), 1))
@@ -61,6 +61,7 @@ def c_engine(task: Task, num_features: int) -> Engine:
         jax.ShapeDtypeStruct((2 * (layout.size + num_positions),), jnp.uint32),
         jax.ShapeDtypeStruct((num_features,), jnp.float32),
         jax.ShapeDtypeStruct((), jnp.float32),
+        jax.ShapeDtypeStruct((), bool),
         jax.ShapeDtypeStruct((), bool),
     )
 

@@ -182,6 +182,7 @@ def environment_of(parts: Parts) -> Environment:
             terminated=felt.terminated,
             truncated=(steps >= robot.time_limit) & ~felt.terminated,
             won=jnp.zeros((), bool),
+            diverged=felt.diverged,
         )
         return State(physics, steps), observe(felt), outcome
 

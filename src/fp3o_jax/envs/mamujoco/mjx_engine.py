@@ -78,7 +78,10 @@ def mjx_engine(task: Task, name: str, effort: str) -> Engine:
     def moved(data: Any, felt: Judgement) -> tuple[Motion, Felt]:
         motion = Motion(data.qpos, data.qvel, data.qacc_warmstart, felt.position)
         return motion, Felt(
-            felt.features.astype(jnp.float32), felt.reward.astype(jnp.float32), felt.terminated
+            felt.features.astype(jnp.float32),
+            felt.reward.astype(jnp.float32),
+            felt.terminated,
+            felt.diverged,
         )
 
     def reset(qpos: Array, qvel: Array) -> tuple[Motion, Felt]:

@@ -127,11 +127,13 @@ class Felt:
         features: [F] all that can be seen of the robot, side by side.
         reward: the team's.
         terminated: whether the episode has come to its end.
+        diverged: whether it has since the physics are not finite any more.
     """
 
     features: jax.Array
     reward: jax.Array
     terminated: jax.Array
+    diverged: jax.Array
 
 
 class Engine(NamedTuple):
@@ -149,12 +151,13 @@ class Engine(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """What a step led to: all features side by side [..., F], the team's reward and its end [...], and the
-    position [..., P], which the next step's speed is measured from."""
+    """What a step led to: all features side by side [..., F], the team's reward, its end, whether that is for
+    want of sound physics [...], and the position [..., P], which the next step's speed is measured from."""
 
     features: Any
     reward: Any
     terminated: Any
+    diverged: Any
     position: Any
 
 
@@ -182,7 +185,11 @@ def judge(xp: Any, task: Task, before: Any, d: Fields, ctrl: Any) -> Judgement:
     features = flat(xp, robot.features(xp, task, d), d["qpos"].ndim - 1)
     sound = sound & xp.isfinite(features).all(-1) & xp.isfinite(reward)
     return Judgement(
-        xp.where(sound[..., None], features, 0.0), xp.where(sound, reward, 0.0), terminated | ~sound, position
+        xp.where(sound[..., None], features, 0.0),
+        xp.where(sound, reward, 0.0),
+        terminated | ~sound,
+        ~sound,
+        position,
     )
 
 
