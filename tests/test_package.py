@@ -1,12 +1,20 @@
 """Importing the package, and the guard against XLA's deadlock."""
 
+import ast
 import os
+import re
 import subprocess
 import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
 
 import pytest
 
 from fp3o_jax import xla
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def run(code, **env):
@@ -29,6 +37,48 @@ def test_unknown_attribute():
 
     with pytest.raises(AttributeError, match="no attribute 'make_trian'"):
         _ = fp3o_jax.make_trian
+
+
+def test_version_is_that_of_the_project():
+    import fp3o_jax
+
+    assert fp3o_jax.__version__ == PROJECT["version"]
+
+
+def test_version_of_sources_that_were_never_installed(monkeypatch):
+    import fp3o_jax
+
+    def missing(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(fp3o_jax.metadata, "version", missing)
+    assert fp3o_jax.__version__ == "0+unknown"
+
+
+def declared(*extras):
+    """Names of the dependencies, and of those of some extras, as they are imported."""
+    lines = PROJECT["dependencies"] + [d for extra in extras for d in PROJECT["optional-dependencies"][extra]]
+    names = {re.match(r"[\w-]+", line).group().lower().replace("-", "_") for line in lines}
+    called = {"mujoco_mjx": "mujoco", "orbax_checkpoint": "orbax", "pillow": "pil"}
+    return {called.get(name, name) for name in names}
+
+
+def test_what_is_imported_is_declared():
+    imported = {
+        name.split(".")[0]
+        for path in (ROOT / "src").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module]
+            if isinstance(node, ast.ImportFrom) and not node.level
+            else []
+        )
+    }
+    theirs = {name.lower() for name in imported - {"fp3o_jax"} if name not in sys.stdlib_module_names}
+    assert theirs - declared() == {"av", "submitit"}
+    assert theirs <= declared("video", "slurm")
 
 
 @pytest.mark.parametrize(
