@@ -55,6 +55,24 @@ def test_version_of_sources_that_were_never_installed(monkeypatch):
     assert fp3o_jax.__version__ == "0+unknown"
 
 
+def test_pythons_are_the_same_everywhere():
+    said = [c.rpartition(" ")[2] for c in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", c)]
+    first, last = said[0], said[-1]
+    assert PROJECT["requires-python"] == f">={first}"
+    assert f"Python {first} to {last}" in (ROOT / "README.md").read_text()
+    assert f"Python {first} to {last}" in (ROOT / "requirements.lock").read_text().splitlines()[0]
+    makefile = (ROOT / "Makefile").read_text()
+    allowed = "({}) <= sys.version_info[:2] <= ({})".format(*(v.replace(".", ", ") for v in (first, last)))
+    assert allowed in makefile
+    assert makefile.count(f"Python {first} to {last}") == 2
+
+
+def test_the_citation_has_the_version():
+    lines = (ROOT / "CITATION.cff").read_text().splitlines()
+    assert f"version: {PROJECT['version']}" in lines
+    assert f"license: {PROJECT['license']}" in lines
+
+
 def declared(*extras):
     """Names of the dependencies, and of those of some extras, as they are imported."""
     lines = PROJECT["dependencies"] + [d for extra in extras for d in PROJECT["optional-dependencies"][extra]]
