@@ -56,15 +56,25 @@ def test_version_of_sources_that_were_never_installed(monkeypatch):
 
 
 def test_pythons_are_the_same_everywhere():
-    said = [c.rpartition(" ")[2] for c in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", c)]
-    first, last = said[0], said[-1]
+    """Those tested are classified; one more is let in, whose locked wheels exist."""
+    tested = [c.rpartition(" ")[2] for c in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", c)]
+    first, last = tested[0], tested[-1]
+    beyond = f"3.{int(last.removeprefix('3.')) + 1}"
+    readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
     assert PROJECT["requires-python"] == f">={first}"
-    assert f"Python {first} to {last}" in (ROOT / "README.md").read_text()
-    assert f"Python {first} to {last}" in (ROOT / "requirements.lock").read_text().splitlines()[0]
-    makefile = (ROOT / "Makefile").read_text()
-    allowed = "({}) <= sys.version_info[:2] <= ({})".format(*(v.replace(".", ", ") for v in (first, last)))
-    assert allowed in makefile
-    assert makefile.count(f"Python {first} to {last}") == 2
+    assert f"Python {first} to {last} (on {beyond}" in readme
+    assert f"Python {first} to {beyond}" in (ROOT / "requirements.lock").read_text().splitlines()[0]
+    low, high = (version.replace(".", ", ") for version in (first, beyond))
+    assert f"({low}) <= sys.version_info[:2] <= ({high})" in makefile
+    assert makefile.count(f"Python {first} to {beyond}") == 2
+
+
+def test_setup_takes_the_python_asked_for_or_none(tmp_path):
+    command = ["make", "setup", "PYTHON=false", f"VENV={tmp_path / 'venv'}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "with venv was found as PYTHON=false; set PYTHON=" in done.stderr
+    assert not (tmp_path / "venv").exists()
 
 
 def test_the_citation_has_the_version():
