@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from fp3o_jax import xla
 
@@ -75,6 +76,18 @@ def test_setup_takes_the_python_asked_for_or_none(tmp_path):
     assert done.returncode != 0
     assert "with venv was found as PYTHON=false; set PYTHON=" in done.stderr
     assert not (tmp_path / "venv").exists()
+
+
+def test_the_lock_is_within_the_ranges():
+    locked = [Requirement(line) for line in (ROOT / "requirements.lock").read_text().splitlines()[1:]]
+    extras = PROJECT["optional-dependencies"]
+    asked = map(Requirement, PROJECT["dependencies"] + extras["dev"] + extras["video"] + extras["slurm"])
+    for wanted in asked:
+        pins = [pin for pin in locked if pin.name == wanted.name.lower()]
+        assert pins, wanted.name
+        for pin in pins:
+            (version,) = (part.version for part in pin.specifier)
+            assert wanted.specifier.contains(version), f"{pin} is not {wanted}"
 
 
 def test_the_citation_has_the_version():
