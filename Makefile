@@ -11,14 +11,16 @@ help: ## what there is
 
 setup: $(INSTALLED) ## create .venv with the locked dependencies and the package
 
-# The newest suitable Python: 3.12 gets a newer JAX than 3.11. Set PYTHON to choose another.
+# 3.12 where there is one, since it is tested most; 3.11 last, since it has an older JAX. Set PYTHON to choose another.
+PYENV := "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions
+CANDIDATES := python3.12 $(PYENV)/3.12.*/bin/python3 python3.13 $(PYENV)/3.13.*/bin/python3 python3 python3.11
 $(INSTALLED): requirements.lock pyproject.toml
 	@set -e; found=; \
-	for candidate in $(PYTHON) python3.12 "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.12.*/bin/python3 python3 python3.11; do \
-	  if "$$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1; \
+	for candidate in $(or $(PYTHON),$(CANDIDATES)); do \
+	  if "$$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' >/dev/null 2>&1; \
 	  then found=$$candidate; break; fi; \
 	done; \
-	if [ -z "$$found" ]; then echo "No Python 3.11 or 3.12 with venv was found; set PYTHON=/path/to/python3" >&2; exit 1; fi; \
+	if [ -z "$$found" ]; then echo "No Python 3.11 to 3.14 with venv was found$(if $(PYTHON), as PYTHON=$(PYTHON)); set PYTHON=/path/to/python3" >&2; exit 1; fi; \
 	echo "Setting up $(VENV) with $$("$$found" --version), a few minutes the first time"; \
 	"$$found" -m venv --clear $(VENV); \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock; \
@@ -34,11 +36,10 @@ test: setup ## run the test suite, a process for each core
 lint: setup ## check style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-# gymnax is held where it still admits the JAX that JaxMARL runs on.
 lock: setup ## resolve the dependencies anew (needs uv)
-	@echo 'gymnax>=1.0' | uv pip compile --universal --python-version 3.11 --extra dev --no-header \
-	  --no-annotate --quiet --constraints - pyproject.toml -o requirements.lock
-	@sed -i '1i # Locked dependencies for Python 3.11 and 3.12, CPU JAX, tests and lint included. Made by `make lock`.' requirements.lock
+	@uv pip compile --universal --python-version 3.11 --extra dev --no-header --no-annotate --quiet \
+	  pyproject.toml -o requirements.lock
+	@sed -i '1i # Locked dependencies for Python 3.11 to 3.14, CPU JAX, tests and lint included. Made by `make lock`.' requirements.lock
 
 clean: ## remove .venv and caches
 	@rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis "$${XDG_CACHE_HOME:-$$HOME/.cache}/fp3o-jax/tests"

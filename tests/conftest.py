@@ -5,6 +5,7 @@ import os
 
 import platformdirs
 
+from installed_wheel import Installed, installed_package
 from quick import QUICK
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -44,3 +45,11 @@ def forget_programs():
     """Thousands of programs in one process exhaust the memory mappings that the kernel grants it."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """The package as others have it, built once for all processes of a test run."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    return installed_package(shared)

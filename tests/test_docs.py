@@ -64,12 +64,15 @@ def test_all_imports_are_found():
     assert sum("fp3o_jax" in statement for statement in IMPORTS) >= 4
 
 
+#: Each once.
 COMMANDS = [
-    line.split("#")[0].strip()
-    for text in (README, *(page.read_text() for page in DOCS))
-    for block in blocks("bash", text)
-    for line in block.splitlines()
-    if line.startswith("fp3o ")
+    *dict.fromkeys(
+        line.split("#")[0].strip()
+        for text in (README, *(page.read_text() for page in DOCS))
+        for block in blocks("bash", text)
+        for line in block.splitlines()
+        if line.startswith("fp3o ")
+    )
 ]
 
 
@@ -142,7 +145,7 @@ def test_figure_command(tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "docs").iterdir()] == ["smax_3m.png"]
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *DOCS], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*sorted(ROOT.glob("*.md")), *DOCS], ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
         name, _, part = target.partition("#")

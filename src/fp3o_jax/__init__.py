@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from fp3o_jax import xla
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from fp3o_jax.sweeps import Sweep
     from fp3o_jax.train import TrainState, make_train
 
+__version__: str
+
 __all__ = [
     "Config",
     "ConfigError",
@@ -22,6 +25,7 @@ __all__ = [
     "Hyperparams",
     "Sweep",
     "TrainState",
+    "__version__",
     "adapt",
     "check_env",
     "load_policy",
@@ -47,6 +51,16 @@ _LAZY = {
 
 def __getattr__(name: str) -> Any:
     # What needs JAX is imported on first use, so that importing the package stays instant.
+    if name == "__version__":
+        return _version()
     if name in _LAZY:
         return getattr(importlib.import_module(f"fp3o_jax.{_LAZY[name]}"), name)
     raise AttributeError(f"module 'fp3o_jax' has no attribute {name!r}")
+
+
+def _version() -> str:
+    """As ``pyproject.toml`` has it: what the installation says of itself."""
+    try:
+        return metadata.version("fp3o-jax")
+    except metadata.PackageNotFoundError:  # run from sources that were never installed
+        return "0+unknown"
