@@ -271,7 +271,7 @@ def test_check_env(capsys, monkeypatch):
     said = " ".join(capsys.readouterr().err.split())
     assert "what 'agent_0' sees is not finite, first after step 3 of an episode" in said
     assert main(["check-env", "brought_envs:nothing"]) == 1
-    assert "must be module:factory" in " ".join(capsys.readouterr().err.split())
+    assert "must be module:name" in " ".join(capsys.readouterr().err.split())
 
 
 def test_an_environment_of_ones_own_by_name(tmp_path, capsys, monkeypatch):
