@@ -258,9 +258,7 @@ def require(settings: Mapping[str, Any], brought: Mapping[str, str], where: str)
         name, by = settings.get(registry.setting), brought.get(registry.setting)
         if by is not None and name not in registry:
             kind, _, source = by.partition(" ")
-            do = {"package": "install it", "module": f"import {source} first, or set {PLUGINS}={source}"}[
-                kind
-            ]
+            do = "install it" if kind == "package" else f"import {source} first, or set {PLUGINS}={source}"
             raise ConfigError(
                 f"{where} was trained with {registry.setting}={name!r}, which {by} brought and nothing here "
                 f"does: {do}"

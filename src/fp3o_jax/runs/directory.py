@@ -186,12 +186,11 @@ def described(env: Any, adapted: Environment) -> dict[str, Any]:
     """An environment object, by what the trainer sees of it.
 
     Args:
-        env: the object.
+        env: the object, or the name of what makes one.
         adapted: what ``make_env`` made of it.
     """
-    return {"object": f"{type(env).__module__}.{type(env).__qualname__}"} | {
-        name: plain(getattr(adapted, name)) for name in SEEN
-    }
+    of = env if isinstance(env, str) else f"{type(env).__module__}.{type(env).__qualname__}"
+    return {"object": of} | {name: plain(getattr(adapted, name)) for name in SEEN}
 
 
 def check_environment(path: Path, environment: Mapping[str, Any] | None, names: Iterable[str] = SEEN) -> None:
@@ -213,8 +212,8 @@ def check_environment(path: Path, environment: Mapping[str, Any] | None, names: 
         kind = f", a {there['object']}" if there else ""
         raise ConfigError(
             f"{str(path)!r} was trained on an environment object{kind}, which is not in it: hand one over "
-            "from Python, as env=... to run_training, evaluate_run, render_run, load_run or load_policy, or name "
-            "it, --env module:factory"
+            "from Python, as env=... to run_training, evaluate_run, render_run, load_run or load_policy, or "
+            "name what makes one, --env module:factory"
         )
     if environment is None or there is None:
         return
