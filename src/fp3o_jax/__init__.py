@@ -109,6 +109,10 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'fp3o_jax' has no attribute {name!r}")
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def _version() -> str:
     """As ``pyproject.toml`` has it: what the installation says of itself."""
     try:
