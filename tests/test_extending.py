@@ -31,6 +31,7 @@ from fp3o_jax import (
 from fp3o_jax.cli import main
 from fp3o_jax.envs import available
 from fp3o_jax.envs.matrix import payoff_game
+from fp3o_jax.method.schedules import ALGORITHMS
 from fp3o_jax.runs.directory import read_config
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
@@ -184,6 +185,11 @@ def test_names_that_cannot_be_registered(name):
         fp3o_jax.register_algorithm(name, Algorithm(schedule()))
 
 
+def test_entries_of_ours_stay_what_they_are():
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        ALGORITHMS["mine"] = lambda choices: Algorithm(schedule())
+
+
 def test_families_of_ours_are_taken():
     for name in ("smax", "matrix/mine"):
         with pytest.raises(ConfigError, match="the package itself has one"):
@@ -294,7 +300,9 @@ def test_packages_bring_things(tmp_path, monkeypatch, capsys):
             ConfigError, match=r"package bad, whose brought_by_bad:.*needs a newer frobnicator"
         ):
             use()
-    with pytest.raises(ConfigError, match=r"algorithm='twice' is brought by packages .*: uninstall all but one"):
+    with pytest.raises(
+        ConfigError, match=r"algorithm='twice' is brought by packages .*: uninstall all but one"
+    ):
         Config(algorithm="twice")
     assert make_train(Config(env="brought/agree", algorithm="brought", **TINY)).env.num_agents == 3
     assert registry.origins(Config(env="brought/agree").to_dict()) == {"env": "package good"}

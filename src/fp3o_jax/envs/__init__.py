@@ -58,7 +58,7 @@ def make_env(env: str | Environment | Any, env_kwargs: Mapping[str, Any] | None 
         if slash and family in FAMILIES:
             return _called(env, FAMILIES[family], task, **options)
         if env not in environments or not {"/", ":"} & set(env):
-            raise unknown("env", env, available())
+            raise ConfigError(f"{unknown('env', env, available())}; or module:factory, to be imported")
         # It imports JaxMARL, which redirects the streams.
         with quiet():
             factory = environments.find(env)

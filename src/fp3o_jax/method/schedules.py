@@ -10,8 +10,9 @@ objective differs as well, it names the function (``docs/extending.md``).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -257,24 +258,27 @@ def _in_order(schedule: Callable[..., Schedule], choices: Choices, **kwargs: Any
 
 
 #: name -> the package's own algorithm, from what the settings choose; its other defaults are its authors'.
-ALGORITHMS: dict[str, Callable[[Choices], Algorithm]] = {
-    "mappo": lambda choices: Algorithm(simultaneous),
-    "ippo": lambda choices: Algorithm(simultaneous, critics_see_state=False),
-    "coppo": lambda choices: Algorithm(
-        coordinated, double_clipped_surrogate, live=True, normalization="joint"
-    ),
-    "happo": lambda choices: _in_order(sequential, choices, critics_once=True),
-    "a2po": lambda choices: _in_order(
-        agent_by_agent,
-        choices,
-        surrogate=double_clipped_surrogate,
-        correction=choices.trace,
-        normalization="joint",
-    ),
-    "fp3o": lambda choices: Algorithm(
-        partial(full_pipeline, selection=choices.selection, split=choices.split)
-    ),
-}
+#: Those of others are registered, and looked at: entries made here would be neither known nor checked.
+ALGORITHMS: Mapping[str, Callable[[Choices], Algorithm]] = MappingProxyType(
+    {
+        "mappo": lambda choices: Algorithm(simultaneous),
+        "ippo": lambda choices: Algorithm(simultaneous, critics_see_state=False),
+        "coppo": lambda choices: Algorithm(
+            coordinated, double_clipped_surrogate, live=True, normalization="joint"
+        ),
+        "happo": lambda choices: _in_order(sequential, choices, critics_once=True),
+        "a2po": lambda choices: _in_order(
+            agent_by_agent,
+            choices,
+            surrogate=double_clipped_surrogate,
+            correction=choices.trace,
+            normalization="joint",
+        ),
+        "fp3o": lambda choices: Algorithm(
+            partial(full_pipeline, selection=choices.selection, split=choices.split)
+        ),
+    }
+)
 
 
 def make_algorithm(
