@@ -47,6 +47,7 @@ def forgotten(monkeypatch):
     """What a test registers is gone behind it."""
     for names in (registry.algorithms, registry.sharings, registry.environments, registry.sinks):
         monkeypatch.setattr(names, "_registered", dict(names._registered))
+    monkeypatch.setattr(registry, "_asked_for", set(registry._asked_for))
     monkeypatch.delenv(registry.PLUGINS, raising=False)
 
 
@@ -326,6 +327,28 @@ def test_a_run_says_who_brought_what_it_names(tmp_path, monkeypatch):
         read_config(tmp_path)
 
 
+def test_a_run_does_not_choose_what_is_imported(tmp_path, monkeypatch):
+    """Only modules that somebody here asked for: by a name in settings, by an import, or as plugins."""
+    (tmp_path / "untold.py").write_text(
+        "from test_extending import schedule\nfrom fp3o_jax import Algorithm\nOWN = Algorithm(schedule())\n"
+        "def sink(config, run_dir, run_id): pass\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    (tmp_path / "config.json").write_text(json.dumps(Config(algorithm="untold:OWN").to_dict()))
+    options = RunOptions().to_dict() | {"sinks": ["untold:sink"]}
+    for read in (lambda: read_config(tmp_path), lambda: RunOptions.from_dict(options, tmp_path)):
+        with pytest.raises(ConfigError, match=r"code that would be imported.*FP3O_PLUGINS=untold"):
+            read()
+    assert "untold" not in sys.modules
+    monkeypatch.setenv(registry.PLUGINS, "untold")
+    assert read_config(tmp_path).algorithm == "untold:OWN"
+    monkeypatch.delenv(registry.PLUGINS)
+    make_train(Config(algorithm="untold:OWN", **TINY), env=agree())
+    assert read_config(tmp_path).algorithm == "untold:OWN"
+    assert RunOptions.from_dict(options, tmp_path).sinks == ("untold:sink",)
+
+
 def test_plugins_are_imported_when_a_name_is_not_known(tmp_path, monkeypatch):
     (tmp_path / "plugged_in.py").write_text(
         "from fp3o_jax import register_sharing, Sharing\n"
@@ -438,6 +461,8 @@ def run(*args):
 status, said = run("evaluate", "runs/mine", "--episodes", "8")
 assert status == 2, said
 assert "which module my_team brought and nothing here does: import my_team first, or set" in said, said
+status, said = run("evaluate", "runs/named", "--episodes", "8")
+assert status == 2 and "code that would be imported. If you trust it, set FP3O_PLUGINS=my_team" in said, said
 os.environ["FP3O_PLUGINS"] = "my_team"
 assert run("evaluate", "runs/mine", "--episodes", "8")[0] == 0
 assert run("train", "--resume", "runs/mine")[0] == 0

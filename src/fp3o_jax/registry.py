@@ -28,6 +28,8 @@ SharingName = Literal["full", "partial", "none", "by_type", "groups"]
 EnvFamily = Literal["smax", "mabrax", "mamujoco", "mpe", "matrix"]
 #: Modules, joined by commas, that are imported before a name is called unknown.
 PLUGINS = "FP3O_PLUGINS"
+#: Modules that have registered something in this process, or that somebody asked for in it.
+_asked_for: set[str] = set()
 
 
 class Brought(NamedTuple):
@@ -78,6 +80,7 @@ class Registry:
                 "replace=True"
             )
         self._registered[name] = Brought(by, lambda: thing)
+        _asked_for.add(by.removeprefix("module "))
 
     def outside(self) -> dict[str, str]:
         """All names that others bring -> who brings them. None of these packages is imported for it."""
@@ -150,6 +153,7 @@ class Registry:
         path, _, attribute = name.partition(":")
         try:
             thing: Any = _import(path)
+            _asked_for.add(path)
             registered = self._registered.get(attribute)
             if registered is not None and registered.by == f"module {path}":
                 return registered.load()
@@ -243,8 +247,23 @@ def origins(settings: Mapping[str, Any]) -> dict[str, str]:
     return told
 
 
+def refuse_code(setting: str, name: Any, where: str) -> None:
+    """Whether what a file names may be imported: no ``module:name`` of a module that nobody here asked for,
+    or whoever hands over a run would choose what is run.
+
+    Raises:
+        ConfigError: it may not; the message says how to allow it.
+    """
+    module, colon, _ = str(name).partition(":")
+    if colon and module not in {*_asked_for, *_plugins()}:
+        raise ConfigError(
+            f"{where} was trained with {setting}={name!r}, code that would be imported. If you trust it, "
+            f"set {PLUGINS}={module}, or from Python import the module that registers it"
+        )
+
+
 def require(settings: Mapping[str, Any], brought: Mapping[str, str], where: str) -> None:
-    """Whether what a run names is known here.
+    """Whether what a run names is known here, and may be imported.
 
     Args:
         settings: of the run.
@@ -254,6 +273,8 @@ def require(settings: Mapping[str, Any], brought: Mapping[str, str], where: str)
     Raises:
         ConfigError: it is not; the message says what to import or install.
     """
+    for registry in (algorithms, sharings):
+        refuse_code(registry.setting, settings.get(registry.setting), where)
     for registry in OF_CONFIG:
         name, by = settings.get(registry.setting), brought.get(registry.setting)
         if by is not None and name not in registry:
@@ -278,8 +299,12 @@ def _import(module: str) -> Any:
     return importlib.import_module(module)
 
 
+def _plugins() -> list[str]:
+    return [module for module in re.split(r"[,\s]+", os.environ.get(PLUGINS, "")) if module]
+
+
 def _import_plugins() -> None:
-    for module in filter(None, re.split(r"[,\s]+", os.environ.get(PLUGINS, ""))):
+    for module in _plugins():
         try:
             _import(module)
         except Exception as error:

@@ -171,9 +171,8 @@ def read_config(path: Path) -> Config:
     if not file.exists():
         raise ConfigError(f"{str(path)!r} is not a run: it has no config.json")
     settings, about = json.loads(file.read_text(encoding="utf-8")), file.with_name("run.json")
-    if about.exists():
-        brought = json.loads(about.read_text(encoding="utf-8")).get("brought", {})
-        registry.require(settings, brought, repr(str(path)))
+    made = json.loads(about.read_text(encoding="utf-8")) if about.exists() else {}
+    registry.require(settings, made.get("brought", {}), repr(str(path)))
     return Config.from_dict(settings)
 
 

@@ -69,6 +69,8 @@ class RunOptions:
     @classmethod
     def from_dict(cls, options: Mapping[str, Any], run_dir: Path) -> RunOptions:
         """The inverse of ``to_dict``."""
+        for name in options.get("sinks", ()):
+            registry.refuse_code("sinks", name, repr(str(run_dir)))
         wandb = options["wandb"] | {"tags": tuple(options["wandb"]["tags"])}
         first = options.get("init_from")
         given = {"init_from": None if first is None else Path(first), "wandb": WandbOptions(**wandb)}
