@@ -144,7 +144,7 @@ def test_switches_of_other_commands(monkeypatch, tmp_path):
     assert main(["evaluate", "--sampled=True", run, "--best=False", "--episodes", "1e3"]) == 0
     assert calls[-1] == (
         Path(run),
-        {"episodes": 1000, "seed_index": None, "sampled": True, "best": False},
+        {"episodes": 1000, "seed_index": None, "sampled": True, "best": False, "env": None},
     )
     assert main(["render", "--best", "True", run, "--seed_index=1.0", "--no-sampled"]) == 0
     assert calls[-1][1]["best"] is True
