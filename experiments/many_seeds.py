@@ -13,10 +13,8 @@ from typing import Literal
 
 import tyro
 
-from fp3o_jax import Config, Sweep
+from fp3o_jax import Config, RunOptions, Sweep, plot_runs
 from fp3o_jax.presets import PRESETS
-from fp3o_jax.runs import RunOptions
-from fp3o_jax.runs.figures import plot_runs
 from fp3o_jax.runs.sinks import WandbOptions
 
 

@@ -90,6 +90,9 @@ def test_commands(command, tmp_path, monkeypatch, request):
     """Each as it stands, but short and on a small environment."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "lights.py").write_text(blocks("python", (ROOT / "docs" / "environments.md").read_text())[0])
+    (tmp_path / "my_team.py").write_text(
+        "\n".join(blocks("python", (ROOT / "docs" / "extending.md").read_text()))
+    )
     args = shlex.split(command)[1:]
     if args[0] == "status" or args[:2] == ["plot", "sweeps/first"]:
         shutil.copytree(request.getfixturevalue("swept"), tmp_path / args[1])

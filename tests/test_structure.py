@@ -14,6 +14,7 @@ ROOMS = (
     *(
         "values",
         "hyperparams",
+        "registry",
         "config",
         "presets",
         "xla",
@@ -28,7 +29,7 @@ ROOMS = (
 )
 #: Beyond that: what acting needs of a run is read when it is asked for; kernels and environments know less.
 MORE = {"policy": {"runs"}}
-LESS = {"kernels": {"kernels"}, "envs": {"config", "values", "envs"}}
+LESS = {"kernels": {"kernels"}, "envs": {"config", "registry", "values", "envs"}}
 
 
 def room(path):

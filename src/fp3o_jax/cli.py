@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from fp3o_jax import xla
+from fp3o_jax import registry, xla
 from fp3o_jax.arguments import in_one_style
 from fp3o_jax.config import Config, ConfigError, unknown
 from fp3o_jax.presets import PRESETS
@@ -186,6 +186,7 @@ def evaluate(
     seed_index: int | None = None,
     sampled: bool = False,
     best: bool = False,
+    env: str | None = None,
 ) -> None:
     """Play the trained policies: `fp3o evaluate RUN`.
 
@@ -195,8 +196,9 @@ def evaluate(
         seed_index: one seed alone, counted from 0; by default all
         sampled: draw actions instead of taking the most probable ones
         best: the checkpoint with the highest win rate or return, instead of the newest
+        env: module:factory or another name, in place of the run's own or of the object that it was given
     """
-    evaluate_run(run, episodes=episodes, seed_index=seed_index, sampled=sampled, best=best)
+    evaluate_run(run, episodes=episodes, seed_index=seed_index, sampled=sampled, best=best, env=env)
 
 
 def plot(
@@ -255,6 +257,7 @@ def render(
     episode_seed: int = 0,
     sampled: bool = False,
     best: bool = False,
+    env: str | None = None,
     output: Path | None = None,
 ) -> None:
     """Watch a trained policy: `fp3o render RUN` writes an episode as a GIF, MP4 or interactive page.
@@ -265,16 +268,27 @@ def render(
         episode_seed: another number is another episode
         sampled: draw actions instead of taking the most probable ones
         best: the checkpoint with the highest win rate or return, instead of the newest
+        env: module:factory or another name, in place of the run's own or of the object that it was given
         output: file to write, .gif or .mp4 (which needs PyAV: pip install av) for SMAX and MPE, .html for
             MABrax; by default a .gif or .html in the run's figures/
     """
     render_run(
-        run, seed_index=seed_index, episode_seed=episode_seed, sampled=sampled, best=best, output=output
+        run,
+        seed_index=seed_index,
+        episode_seed=episode_seed,
+        sampled=sampled,
+        best=best,
+        env=env,
+        output=output,
     )
 
 
 def export(
-    run: tyro.conf.Positional[Path], seed_index: int = 0, best: bool = False, output: Path | None = None
+    run: tyro.conf.Positional[Path],
+    seed_index: int = 0,
+    best: bool = False,
+    env: str | None = None,
+    output: Path | None = None,
 ) -> None:
     """Take a trained policy away: `fp3o export RUN` writes policy.safetensors and policy.json.
 
@@ -282,11 +296,12 @@ def export(
         run: run directory, finished or not
         seed_index: which seed's policy, counted from 0
         best: the checkpoint with the highest win rate or return, instead of the newest
+        env: module:factory or another name, in place of the run's own or of the object that it was given
         output: folder to write to; by default policy/ in the run
     """
     from fp3o_jax.policy import load_policy
 
-    folder = load_policy(run, seed_index, best).save(output or run / "policy")
+    folder = load_policy(run, seed_index, best, env).save(output or run / "policy")
     tell(Console(), f"written to {folder}")
 
 
@@ -329,6 +344,9 @@ def list_names() -> None:
     console.print("environments: fp3o train --env ENV")
     for name in available():
         tell(console, f"  {name}")
+    for names in (registry.algorithms, registry.sharings, registry.environments, registry.sinks):
+        for name, by in sorted(names.outside().items()):
+            tell(console, f"{names.setting}={name} is brought by {by}")
 
 
 if __name__ == "__main__":

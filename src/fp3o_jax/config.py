@@ -12,10 +12,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
 from fp3o_jax.hyperparams import Hyperparams
+from fp3o_jax.registry import AlgorithmName, SharingName, algorithms, sharings
 from fp3o_jax.values import ConfigError, settle_types, unknown
 
-AlgorithmName = Literal["fp3o", "mappo", "ippo", "coppo", "happo", "a2po"]
-SharingName = Literal["full", "partial", "none", "by_type", "groups"]
 SelectionName = Literal["cyclic", "random_derangement", "reverse"]
 ConditionName = Literal["joint", "per_pipeline", "off"]
 CriticSharingName = Literal["actors", "full", "none", "groups"]
@@ -41,15 +40,16 @@ class Config:
 
     env: str = "smax/3m"
     """environment as family/task: smax/<map>, mabrax/<robot>, mamujoco/<robot>_<partition>, mpe/<task>,
-    matrix/<game>; `fp3o list` names them all. Or module:factory, a function of yours that returns one"""
+    matrix/<game>; `fp3o list` names them all. Or module:function, one of yours that returns an environment"""
     env_kwargs: Mapping[str, bool | int | float | str] = dataclasses.field(default_factory=dict, hash=False)
     """options handed to the environment, e.g. num_agents 4"""
 
-    algorithm: AlgorithmName = "fp3o"
-    """policy update; ippo is mappo whose critics see one agent's observation alone"""
-    sharing: SharingName = "full"
+    algorithm: AlgorithmName | str = "fp3o"
+    """policy update; ippo is mappo whose critics see one agent's observation alone. Or one of your own: the
+    name that it is registered under, or module:name"""
+    sharing: SharingName | str = "full"
     """who shares parameters: all (full), all but the policy heads (partial), nobody (none), agents of one
-    type (by_type), or as trunk_groups and head_groups say (groups)"""
+    type (by_type), or as trunk_groups and head_groups say (groups). Or one of your own, likewise"""
     trunk_groups: tuple[int, ...] | None = None
     """sharing=groups: for each agent, the group that shares its trunk (and critic, if shared as actors)"""
     head_groups: tuple[int, ...] | None = None
@@ -186,9 +186,10 @@ class Config:
         self._check_together()
 
     def _check_names(self) -> None:
+        for names in (algorithms, sharings):
+            if getattr(self, names.setting) not in names:
+                raise names.unknown(getattr(self, names.setting))
         for name, valid in (
-            ("algorithm", get_args(AlgorithmName)),
-            ("sharing", get_args(SharingName)),
             ("condition", get_args(ConditionName)),
             ("lr_schedule", ("constant", "linear")),
             ("normalize_obs", ("layer", "running", "none")),

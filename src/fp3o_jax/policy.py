@@ -243,7 +243,7 @@ def load_policy(
         path: run directory, or a folder that ``fp3o export`` has written.
         seed_index: which seed's, counted from 0.
         best: of the checkpoint with the highest win rate or return, instead of the newest.
-        env: the environment object that the run was given, if it was given one.
+        env: the environment object that the run was given, if it was given one; or the name of another one.
         trunk: the flax module, or the pair of them, that the run was given, if it was given one.
 
     Raises:

@@ -16,16 +16,18 @@ from fp3o_jax.config import Config, ConfigError, Hyperparams
 from fp3o_jax.envs import Environment, make_env
 from fp3o_jax.kernels import shards
 from fp3o_jax.method import normalization
+from fp3o_jax.method.contract import check_algorithm
 from fp3o_jax.method.descent import Metrics
 from fp3o_jax.method.normalization import ValueNorm
 from fp3o_jax.method.rollout import RolloutState, Trajectory, collect, init_rollout
-from fp3o_jax.method.schedules import CONDITIONS, Algorithm, Schedule, make_algorithm
+from fp3o_jax.method.schedules import ALGORITHMS, CONDITIONS, Algorithm, Schedule, make_algorithm
 from fp3o_jax.method.targets import Targets, make_targets
 from fp3o_jax.method.update import PipelineUpdate
+from fp3o_jax.registry import sharings
 from fp3o_jax.team import optimizer
 from fp3o_jax.team.actor_critic import ActorCritic
 from fp3o_jax.team.modules import Trunk
-from fp3o_jax.team.sharing import make_sharing
+from fp3o_jax.team.sharing import make_sharing, own_sharing
 from fp3o_jax.team.trunks import Trunks
 
 #: Steps of an episode, for the number of initial states that an update draws by itself.
@@ -77,12 +79,21 @@ class Trainer:
         env: the environment.
         networks: the networks.
         algorithm: the member of the family.
+
+    It pickles as what :func:`make_train` was given, and is made of that again: as far as that pickles.
     """
 
     config: Config
     env: Environment
     networks: ActorCritic
     algorithm: Algorithm
+    #: Arguments of `make_train`; one with other fields, by `dataclasses.replace`, has none.
+    made_of: tuple[Any, ...] | None = dataclasses.field(default=None, init=False, repr=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.made_of is None:
+            raise TypeError("this trainer was not made by make_train: pickle what it was made of")
+        return make_train, self.made_of
 
     def __call__(
         self, key: Array, hyperparams: Hyperparams | Mapping[str, Any] | None = None
@@ -270,7 +281,8 @@ def make_train(config: Config | Mapping[str, Any], env: Any = None, trunk: Trunk
         config.trace,
         normalization=config.advantage_normalization,
         critics_once={None: None, "once": True, "stages": False}[config.critic_fit],
-        ratios=config.recorded_ratios,
+        # By default that of the algorithm, which is the same for all of the package's own.
+        ratios=None if config.recorded_ratios == "behaviour" else config.recorded_ratios,
     )
     if algorithm.critics_see_state and environment.state_size == 0:
         raise ConfigError(
@@ -290,9 +302,13 @@ def make_train(config: Config | Mapping[str, Any], env: Any = None, trunk: Trunk
             f"advantage_split={config.advantage_split!r} must hold one weight for each of the {n} pipelines "
             f"of {environment.name!r}"
         )
+    if config.algorithm not in ALGORITHMS or callable(config.selection):
+        check_algorithm(algorithm, config.algorithm, n)
     xla.warn_if_unprotected()
     networks = _make_networks(config, environment, algorithm, trunk)
-    return Trainer(config, environment, networks, algorithm)
+    trainer = Trainer(config, environment, networks, algorithm)
+    object.__setattr__(trainer, "made_of", (config, env, trunk))
+    return trainer
 
 
 def _make_networks(
@@ -304,7 +320,7 @@ def _make_networks(
     )
     networks = ActorCritic(
         sharing=make_sharing(
-            config.sharing,
+            config.sharing if config.sharing in sharings.builtin else own_sharing(config.sharing, env),
             env.agent_types,
             n,
             config.trunk_groups,

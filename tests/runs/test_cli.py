@@ -144,7 +144,7 @@ def test_switches_of_other_commands(monkeypatch, tmp_path):
     assert main(["evaluate", "--sampled=True", run, "--best=False", "--episodes", "1e3"]) == 0
     assert calls[-1] == (
         Path(run),
-        {"episodes": 1000, "seed_index": None, "sampled": True, "best": False},
+        {"episodes": 1000, "seed_index": None, "sampled": True, "best": False, "env": None},
     )
     assert main(["render", "--best", "True", run, "--seed_index=1.0", "--no-sampled"]) == 0
     assert calls[-1][1]["best"] is True
@@ -271,7 +271,7 @@ def test_check_env(capsys, monkeypatch):
     said = " ".join(capsys.readouterr().err.split())
     assert "what 'agent_0' sees is not finite, first after step 3 of an episode" in said
     assert main(["check-env", "brought_envs:nothing"]) == 1
-    assert "must be module:factory" in " ".join(capsys.readouterr().err.split())
+    assert "must be module:name" in " ".join(capsys.readouterr().err.split())
 
 
 def test_an_environment_of_ones_own_by_name(tmp_path, capsys, monkeypatch):

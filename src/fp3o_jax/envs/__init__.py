@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import inspect
-import sys
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fp3o_jax.config import ConfigError, unknown
@@ -18,6 +15,7 @@ from fp3o_jax.envs.check import EnvReport, report_on
 from fp3o_jax.envs.contract import check_environment
 from fp3o_jax.envs.known import MPE
 from fp3o_jax.envs.quiet import quiet
+from fp3o_jax.registry import environments
 
 __all__ = [
     "EnvReport",
@@ -44,8 +42,9 @@ def make_env(env: str | Environment | Any, env_kwargs: Mapping[str, Any] | None 
     """The environment of a name, of a ``jaxmarl`` object, or one already made.
 
     Args:
-        env: a name such as ``smax/3m``; ``module:factory``, a function of a module that can be imported (from
-            the working directory as well) and returns an environment; or the environment itself.
+        env: a name such as ``smax/3m``, of this package or registered
+            (:func:`~fp3o_jax.register_env`); ``module:factory``, a function of a module that can be imported
+            (from the working directory as well) and returns an environment; or the environment itself.
         env_kwargs: options of the named environment, of the factory, or for an object those of
             :func:`~fp3o_jax.envs.adapter.adapt`.
 
@@ -55,12 +54,15 @@ def make_env(env: str | Environment | Any, env_kwargs: Mapping[str, Any] | None 
     """
     options = dict(env_kwargs or {})
     if isinstance(env, str):
-        if ":" in env:
-            return dataclasses.replace(make_env(*_from_factory(env, options)), name=env)
         family, slash, task = env.partition("/")
-        if not slash or family not in FAMILIES:
-            raise unknown("env", env, available())
-        return _called(env, FAMILIES[family], task, **options)
+        if slash and family in FAMILIES:
+            return _called(env, FAMILIES[family], task, **options)
+        if env not in environments or not {"/", ":"} & set(env):
+            raise ConfigError(f"{unknown('env', env, available())}; or module:factory, to be imported")
+        # It imports JaxMARL, which redirects the streams.
+        with quiet():
+            factory = environments.find(env)
+        return dataclasses.replace(make_env(*_from_factory(env, factory, options)), name=env)
     if not isinstance(env, Environment):
         return _called(type(env).__name__, adapt, env, **options)
     if options:
@@ -83,7 +85,7 @@ def check_env(
 
 
 def available() -> list[str]:
-    """The names of all environments."""
+    """The names of all environments; of a family that others bring, its tasks are not known."""
     tasks = {
         "smax": jaxmarl.smax_maps(),
         "mabrax": jaxmarl.MABRAX,
@@ -91,7 +93,8 @@ def available() -> list[str]:
         "mpe": MPE,
         "matrix": matrix.GAMES,
     }
-    return [f"{family}/{task}" for family, names in tasks.items() for task in names]
+    others = [name if "/" in name else f"{name}/<task>" for name in sorted(environments.outside())]
+    return [f"{family}/{task}" for family, names in tasks.items() for task in names] + others
 
 
 def _called(name: str, maker: Any, *args: Any, **options: Any) -> Any:
@@ -102,22 +105,10 @@ def _called(name: str, maker: Any, *args: Any, **options: Any) -> Any:
     return maker(*args, **options)
 
 
-def _from_factory(env: str, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """What ``module:factory`` makes, and the options that are not the factory's; it may be an environment."""
-    path, _, name = env.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:  # and there it stays, for what the factory itself imports
-        sys.path.append(here)
-    try:
-        # It imports JaxMARL, which redirects the streams.
-        with quiet():
-            factory = importlib.import_module(path)
-        for part in name.split("."):
-            factory = getattr(factory, part)
-    except Exception as error:
-        raise ConfigError(
-            f"env={env!r} must be module:factory, a function to be imported: {type(error).__name__}: {error}"
-        ) from error
+def _from_factory(
+    env: str, factory: Callable[..., Any] | Any, options: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """What a factory makes, and the options that are not its own; in its place may be an environment."""
     if isinstance(factory, Environment) or not callable(factory):
         return factory, options
     # How rewards are put together is the adapter's business, unless the factory makes it its own.

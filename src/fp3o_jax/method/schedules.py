@@ -4,22 +4,25 @@ FP3O, HAPPO, A2PO, MAPPO, IPPO and CoPPO are one program, run on different sched
 stages that follow one another, each with P pipelines that run side by side over n agents. Read the builders
 below to see how the algorithms differ; nothing else in the package knows their names.
 
-To add a member of the family, write its builder and enter it in ``ALGORITHMS``; where its objective differs
-as well, an :class:`Algorithm` names the function.
+A member of the family from elsewhere is an :class:`Algorithm` with its builder as ``schedule``; where its
+objective differs as well, it names the function (``docs/extending.md``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from fp3o_jax.config import ConfigError
 from fp3o_jax.method.advantages import TRACES, TDErrors, relative_advantage
 from fp3o_jax.method.losses import double_clipped_surrogate, weighted_surrogate
+from fp3o_jax.registry import algorithms
 
 
 class Schedule(NamedTuple):
@@ -254,25 +257,28 @@ def _in_order(schedule: Callable[..., Schedule], choices: Choices, **kwargs: Any
     return Algorithm(partial(schedule, order=choices.order), scores=scores, **kwargs)
 
 
-#: name -> the algorithm, from what the settings choose; its other defaults are its authors'.
-ALGORITHMS: dict[str, Callable[[Choices], Algorithm]] = {
-    "mappo": lambda choices: Algorithm(simultaneous),
-    "ippo": lambda choices: Algorithm(simultaneous, critics_see_state=False),
-    "coppo": lambda choices: Algorithm(
-        coordinated, double_clipped_surrogate, live=True, normalization="joint"
-    ),
-    "happo": lambda choices: _in_order(sequential, choices, critics_once=True),
-    "a2po": lambda choices: _in_order(
-        agent_by_agent,
-        choices,
-        surrogate=double_clipped_surrogate,
-        correction=choices.trace,
-        normalization="joint",
-    ),
-    "fp3o": lambda choices: Algorithm(
-        partial(full_pipeline, selection=choices.selection, split=choices.split)
-    ),
-}
+#: name -> the package's own algorithm, from what the settings choose; its other defaults are its authors'.
+#: Those of others are registered, and looked at: entries made here would be neither known nor checked.
+ALGORITHMS: Mapping[str, Callable[[Choices], Algorithm]] = MappingProxyType(
+    {
+        "mappo": lambda choices: Algorithm(simultaneous),
+        "ippo": lambda choices: Algorithm(simultaneous, critics_see_state=False),
+        "coppo": lambda choices: Algorithm(
+            coordinated, double_clipped_surrogate, live=True, normalization="joint"
+        ),
+        "happo": lambda choices: _in_order(sequential, choices, critics_once=True),
+        "a2po": lambda choices: _in_order(
+            agent_by_agent,
+            choices,
+            surrogate=double_clipped_surrogate,
+            correction=choices.trace,
+            normalization="joint",
+        ),
+        "fp3o": lambda choices: Algorithm(
+            partial(full_pipeline, selection=choices.selection, split=choices.split)
+        ),
+    }
+)
 
 
 def make_algorithm(
@@ -286,18 +292,34 @@ def make_algorithm(
     """The algorithm of a config. Its schedules are drawn from a PRNG key inside the jitted update.
 
     Args:
-        name: of `ALGORITHMS`.
+        name: of `ALGORITHMS`, or of one that others bring (:func:`fp3o_jax.register_algorithm`).
         selection: of `SELECTIONS`, or such a function.
         split: see :func:`advantage_split`.
         order: of `ORDERS`, or such a function.
         trace: of `advantages.TRACES`.
         **changes: fields of :class:`Algorithm`; None for the algorithm's own.
+
+    Raises:
+        ConfigError: what others bring is no algorithm.
     """
     select = selection if callable(selection) else SELECTIONS[selection]
     order = order if callable(order) else ORDERS[order]
     choices = Choices(select, advantage_split(split), order, TRACES[trace])
     chosen = {field: value for field, value in changes.items() if value is not None}
-    return ALGORITHMS[name](choices)._replace(**chosen)
+    return _member(name, choices)._replace(**chosen)
+
+
+def _member(name: str, choices: Choices) -> Algorithm:
+    made = ALGORITHMS[name] if name in ALGORITHMS else algorithms.find(name)
+    said = f"algorithm={name!r} must be an Algorithm, or a function that makes one of the settings' Choices"
+    if callable(made):
+        try:
+            made = made(choices)
+        except TypeError as error:
+            raise ConfigError(f"{said}: called with them it fails, {error}") from error
+    if not isinstance(made, Algorithm):
+        raise ConfigError(f"{said}, and is {made!r}")
+    return made
 
 
 #: Conditions of a gated stage: (sums of the corrected advantage [P], sums of the plain one [P]) -> which

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fp3o_jax import registry
 from fp3o_jax.config import Config, ConfigError
 
 if TYPE_CHECKING:
@@ -89,7 +90,8 @@ class RunDirectory:
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(self.path)
         if not (self.path / "config.json").exists():
-            given = {"environment": environment, "trunk": trunk}
+            brought = registry.origins(config.to_dict()) or None
+            given = {"environment": environment, "trunk": trunk, "brought": brought}
             made_on = {name: what for name, what in given.items() if what is not None}
             self.write("run.json", about() | {"options": options or {}} | made_on)
             # Last, so that a directory with a config is a run.
@@ -168,7 +170,10 @@ def read_config(path: Path) -> Config:
     file = Path(path) / "config.json"
     if not file.exists():
         raise ConfigError(f"{str(path)!r} is not a run: it has no config.json")
-    return Config.from_dict(json.loads(file.read_text(encoding="utf-8")))
+    settings, about = json.loads(file.read_text(encoding="utf-8")), file.with_name("run.json")
+    made = json.loads(about.read_text(encoding="utf-8")) if about.exists() else {}
+    registry.require(settings, made.get("brought", {}), repr(str(path)))
+    return Config.from_dict(settings)
 
 
 def read_options(path: Path) -> dict[str, Any]:
@@ -180,12 +185,11 @@ def described(env: Any, adapted: Environment) -> dict[str, Any]:
     """An environment object, by what the trainer sees of it.
 
     Args:
-        env: the object.
+        env: the object, or the name of what makes one.
         adapted: what ``make_env`` made of it.
     """
-    return {"object": f"{type(env).__module__}.{type(env).__qualname__}"} | {
-        name: plain(getattr(adapted, name)) for name in SEEN
-    }
+    of = env if isinstance(env, str) else f"{type(env).__module__}.{type(env).__qualname__}"
+    return {"object": of} | {name: plain(getattr(adapted, name)) for name in SEEN}
 
 
 def check_environment(path: Path, environment: Mapping[str, Any] | None, names: Iterable[str] = SEEN) -> None:
@@ -207,7 +211,8 @@ def check_environment(path: Path, environment: Mapping[str, Any] | None, names: 
         kind = f", a {there['object']}" if there else ""
         raise ConfigError(
             f"{str(path)!r} was trained on an environment object{kind}, which is not in it: hand one over "
-            "from Python, as env=... to run_training, evaluate_run, render_run, load_run or load_policy"
+            "from Python, as env=... to run_training, evaluate_run, render_run, load_run or load_policy, or "
+            "name what makes one, --env module:factory"
         )
     if environment is None or there is None:
         return
@@ -250,10 +255,12 @@ def check_trunk(path: Path, trunk: list[str] | None) -> None:
 
 def default_path(config: Config) -> Path:
     """Below ``runs/``: the same settings have the same directory, so that the same command goes on."""
-    env = re.sub(r"[/|:]", "-", config.env)
+    env, algorithm, sharing = (
+        re.sub(r"[/|:]", "-", name) for name in (config.env, config.algorithm, config.sharing)
+    )
     settings = json.dumps(plain(config.to_dict()), sort_keys=True)
     mark = hashlib.sha256(settings.encode()).hexdigest()[:6]
-    return Path("runs") / f"{env}_{config.algorithm}_{config.sharing}_seed{config.seed}_{mark}"
+    return Path("runs") / f"{env}_{algorithm}_{sharing}_seed{config.seed}_{mark}"
 
 
 def about() -> dict[str, Any]:

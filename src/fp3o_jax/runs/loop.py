@@ -58,8 +58,8 @@ def run_training(
     Args:
         config: what to train.
         options: where to write, and what is done around the training.
-        env: an environment object in place of ``config.env``. Its settings are unknown, so ``options`` must
-            say where the run shall be.
+        env: an environment object, or a name, in place of ``config.env``. An object's settings are unknown,
+            so ``options`` must say where the run shall be.
         trunk: a flax module, or a pair of them, in place of the layers of the config, as for
             :func:`fp3o_jax.make_train`. ``options`` must say where the run shall be, likewise.
         on_update: called with the rows that each update adds to ``metrics.jsonl``, one for each seed, once
@@ -79,6 +79,8 @@ def run_training(
     options = options or RunOptions()
     console = console or Console()
     xla.keep_compiled()
+    if isinstance(env, str):
+        config, env = config.replace(env=env), None
     if env is None and options.run_dir is not None and (options.run_dir / "config.json").exists():
         check_environment(options.run_dir, None)  # or its name would be looked for in vain
     if options.run_dir is not None and in_sweep(options.run_dir):

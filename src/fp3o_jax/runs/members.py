@@ -49,6 +49,7 @@ def open_sinks(
         member.directory.about["run_id"],
         wandb=member.options.wandb,
         tensorboard=member.options.tensorboard,
+        others=member.options.sinks,
     )
     if member.on_update is not None:
         sinks.append(Callback(member.on_update))

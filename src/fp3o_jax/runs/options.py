@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from fp3o_jax import registry
 from fp3o_jax.config import ConfigError, settle_types
 from fp3o_jax.runs.directory import plain
 from fp3o_jax.runs.sinks import WandbOptions
@@ -39,6 +40,8 @@ class RunOptions:
     wandb: WandbOptions = dataclasses.field(default_factory=WandbOptions)
     tensorboard: bool = False
     """write TensorBoard event files to the run directory as well"""
+    sinks: tuple[str, ...] = ()
+    """sinks of your own for the metrics: the names that they are registered under, or module:name"""
 
     def __post_init__(self) -> None:
         settle_types(self)
@@ -52,6 +55,8 @@ class RunOptions:
                 f"distributed=True takes all devices (devices={self.devices!r}), and weights of its own "
                 f"(init_from={self.init_from!r})"
             )
+        for name in self.sinks:
+            registry.sinks.find(name)  # what cannot be imported is said now
         if not self.checkpoint_seconds >= 0:
             raise ConfigError(f"checkpoint_seconds={self.checkpoint_seconds} must be at least 0")
 
@@ -64,6 +69,8 @@ class RunOptions:
     @classmethod
     def from_dict(cls, options: Mapping[str, Any], run_dir: Path) -> RunOptions:
         """The inverse of ``to_dict``."""
+        for name in options.get("sinks", ()):
+            registry.refuse_code("sinks", name, repr(str(run_dir)))
         wandb = options["wandb"] | {"tags": tuple(options["wandb"]["tags"])}
         first = options.get("init_from")
         given = {"init_from": None if first is None else Path(first), "wandb": WandbOptions(**wandb)}

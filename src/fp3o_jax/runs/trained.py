@@ -31,7 +31,7 @@ def load_run(
     Args:
         path: run directory.
         best: the checkpoint with the highest win rate or return.
-        env: the environment object that the run was given, if it was given one.
+        env: the environment object that the run was given, if it was given one; or the name of another one.
         trunk: the flax module, or the pair of them, that the run was given, if it was given one.
 
     Returns:
@@ -56,7 +56,7 @@ def load_params(
     Args:
         path: run directory.
         best: of the checkpoint with the highest win rate or return.
-        env: the environment object that the run was given, if it was given one.
+        env: the environment object that the run was given, if it was given one; or the name of another one.
         trunk: the flax module, or the pair of them, that the run was given, if it was given one.
 
     Returns:
@@ -111,7 +111,7 @@ def evaluate_run(
         seed_index: of one seed alone, counted from 0; by default all.
         sampled: draw actions instead of taking the most probable ones.
         best: the checkpoint with the highest win rate or return, instead of the newest.
-        env: the environment object that the run was given, if it was given one.
+        env: the environment object that the run was given, if it was given one; or the name of another one.
         trunk: the flax module, or the pair of them, that the run was given, if it was given one.
         console: where the table goes; by default the terminal.
 
@@ -167,7 +167,7 @@ def render_run(
         sampled: draw actions instead of taking the most probable ones.
         best: the checkpoint with the highest win rate or return, instead of the newest.
         output: file to write, whose suffix tells the kind; by default in the run's ``figures/``.
-        env: the environment object that the run was given, if it was given one.
+        env: the environment object that the run was given, if it was given one; or the name of another one.
         trunk: the flax module, or the pair of them, that the run was given, if it was given one.
         console: where the path is printed; by default the terminal.
 

@@ -19,6 +19,8 @@ import numpy as np
 from jax import Array
 
 from fp3o_jax.config import ConfigError
+from fp3o_jax.envs.base import Environment
+from fp3o_jax.registry import sharings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,8 +94,30 @@ class Sharing:
         return np.maximum(1.0, np.minimum(sizes, owned) / np.bincount(self.head))
 
 
+def own_sharing(name: str, env: Environment) -> Sharing:
+    """The partition that others bring by name, for an environment.
+
+    Its groups may be called anything; they are numbered.
+
+    Raises:
+        ConfigError: there is none of that name, it fails, or it has not a group for each agent.
+    """
+    make, n = sharings.find(name), env.num_agents
+    try:
+        made = make(env)
+        if not isinstance(made, Sharing):
+            raise TypeError(f"it returns {made!r}, no fp3o_jax.Sharing")
+        groups = {part: _groups(part, getattr(made, part), n) for part in ("trunk", "head", "critic_groups")}
+    except Exception as error:
+        raise ConfigError(
+            f"sharing={name!r} must be a function of an Environment that returns a Sharing: with "
+            f"env={env.name!r} {type(error).__name__}: {error}"
+        ) from error
+    return dataclasses.replace(made, **groups)
+
+
 def make_sharing(
-    sharing: str,
+    sharing: str | Sharing,
     agent_types: Sequence[Hashable] | None,
     num_agents: int,
     trunk_groups: Sequence[int] | None = None,
@@ -104,7 +128,7 @@ def make_sharing(
     """The partition that ``Config.sharing`` and ``Config.critic_sharing`` name.
 
     Args:
-        sharing: full, partial, none, by_type or groups.
+        sharing: full, partial, none, by_type or groups; or the actors' partition itself.
         agent_types: [n] the type of each agent; None where types change from episode to episode.
         num_agents: n.
         trunk_groups: [n] for sharing=groups.
@@ -126,13 +150,15 @@ def make_sharing(
 
 
 def _sharing_of_actors(
-    sharing: str,
+    sharing: str | Sharing,
     agent_types: Sequence[Hashable] | None,
     num_agents: int,
     trunk_groups: Sequence[int] | None,
     head_groups: Sequence[int] | None,
 ) -> Sharing:
     one, each = (0,) * num_agents, tuple(range(num_agents))
+    if isinstance(sharing, Sharing):
+        return sharing
     if sharing == "full":
         return Sharing(one, one)
     if sharing == "partial":

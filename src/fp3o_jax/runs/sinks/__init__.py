@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
+from fp3o_jax import registry
 from fp3o_jax.config import Config
 from fp3o_jax.runs.sinks.base import Callback, OnUpdate, Sink, guarded
 from fp3o_jax.runs.sinks.tensorboard import TensorboardSink
@@ -19,6 +21,7 @@ def make_sinks(
     *,
     wandb: WandbOptions | None = None,
     tensorboard: bool = False,
+    others: Iterable[str] = (),
 ) -> list[Sink]:
     """Opens the sinks that are asked for, each guarded: what fails warns once and is switched off.
 
@@ -29,6 +32,7 @@ def make_sinks(
             characters out of ``A-Z a-z 0-9 _ -``.
         wandb: how to log to W&B; by default not at all.
         tensorboard: whether to write TensorBoard event files.
+        others: names of sinks that others bring (:func:`fp3o_jax.register_sink`).
 
     Returns:
         The open sinks, none if none is asked for. Whoever opened them calls ``close`` in the end, also after
@@ -39,4 +43,7 @@ def make_sinks(
         sinks.append(guarded("W&B", lambda: WandbSink(wandb, config, run_dir, run_id)))
     if tensorboard:
         sinks.append(guarded("TensorBoard", lambda: TensorboardSink(run_dir)))
+    for name in others:
+        make = registry.sinks.find(name)
+        sinks.append(guarded(f"sink {name!r}", lambda make=make: make(config, run_dir, run_id)))
     return sinks
