@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -65,6 +66,18 @@ class TrainState:
         return cls(**fields | {"rollout": shard})
 
 
+def _phase(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of :class:`Trainer` that is traced under its own name, which profiles show, and whose products
+    have the precision of the config."""
+
+    @functools.wraps(method)
+    def traced(self: Trainer, *args: Any) -> Any:
+        with xla.matmul_precision(self.config.matmul_precision), jax.named_scope(method.__name__):
+            return method(self, *args)
+
+    return traced
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trainer:
     """A training run as pure functions: ``jit``, ``vmap`` over keys and ``pmap`` as you like.
@@ -104,6 +117,7 @@ class Trainer:
         )
         return {"state": state, "metrics": metrics}
 
+    @_phase
     def init(self, key: Array, hyperparams: Hyperparams | Mapping[str, Any] | None = None) -> TrainState:
         """The state before the first iteration."""
         init = shards.over_shards(self._init, self.config.env_shards, None, TrainState.layout(None, 0))
@@ -168,6 +182,7 @@ class Trainer:
         )
         return state, metrics
 
+    @_phase
     def collect(self, state: TrainState, key: Array) -> tuple[RolloutState, Trajectory]:
         """The first phase: T steps of B environments under the current policies."""
         return collect(
@@ -182,11 +197,13 @@ class Trainer:
             critics_see_state=self.algorithm.critics_see_state,
         )
 
+    @_phase
     def targets(self, state: TrainState, trajectory: Trajectory) -> Targets:
         """The second phase: advantages and value targets; everything as sequences, agents first."""
         over = self.algorithm.normalization
         return make_targets(trajectory, state.value_norm, self.networks, self.config, state.hyperparams, over)
 
+    @_phase
     def learn(
         self, state: TrainState, targets: Targets, schedule: Schedule, key: Array
     ) -> tuple[Any, Any, Metrics]:
