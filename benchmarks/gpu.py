@@ -55,7 +55,7 @@ class Options:
     """What to measure, for how long, and where the results go."""
 
     minutes: float = 9.0
-    """time to fill, from the start of this process to its end"""
+    """time to fill, from the end of the imports to the end of the process"""
     out: Path = RESULTS
     """a line of JSON for each finished cell is added here"""
     only: str = "*"
@@ -208,7 +208,11 @@ def at_the_end(options: Options) -> threading.Timer:
 if __name__ == "__main__":
     chosen = tyro.cli(Options, description=__doc__)
     at_the_end(chosen).start()
-    main(chosen)
+    try:
+        main(chosen)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        os._exit(2)
     sys.stdout.flush()
     # Not through the end of the interpreter, which waits for compilations that nobody needs any more.
     os._exit(0)
