@@ -9,8 +9,8 @@ The cells of ``gpu_cells.py``, the most important first: as many as the machine'
 side are traced, compiled in threads, and then timed, program by program in turn, while nothing else is
 done; then the next ones. Each finished cell is one line of ``--out``, written at once, so that a cut loses
 those in the making alone. A process that is started again goes on with the cells that are missing on this
-kind of device; what failed is tried again. Ratios are of programs of one cell. On a CPU everything has its
-smallest size, for a look at whether all of it works.
+kind of device; what failed is tried again, last. Ratios are of programs of one cell. On a CPU everything has
+its smallest size, for a look at whether all of it works.
 
 ``--jaxmarl`` is a checkout of JaxMARL, whose scripts run in this process and need what
 ``against_jaxmarl.py`` says. Programs that were compiled before come out of JAX's cache, and have no seconds
@@ -39,7 +39,7 @@ import gpu_programs
 from fp3o_jax import ConfigError, xla
 from fp3o_jax.runs.directory import about
 from gpu_cells import Cell, cells
-from gpu_measures import MEASURES, NoTime
+from gpu_measures import MEASURES, NoTime, failure
 from gpu_programs import Prepared, prepare, watch_the_cache
 from gpu_report import Lines, Origin, include, markdown
 from run import Log, rounded
@@ -91,15 +91,17 @@ class Fill:
         return 60 * self.options.minutes - self.log.seconds - RESERVE
 
     def missing(self) -> list[Cell]:
-        """What is to be measured here, the most important first."""
+        """What is to be measured here, the most important first; what has failed already, last."""
         done = set() if self.options.again else self.lines.finished(self.origin)
-        return [
+        failed = set(self.lines.of(self.origin)) - done
+        missing = [
             cell
             for cell in cells(self.origin.small)
             if cell.name not in done
             and fnmatch.fnmatchcase(cell.name, self.options.only)
             and (self.options.jaxmarl or not cell.needs_theirs)
         ]
+        return sorted(missing, key=lambda cell: cell.name in failed and not self.options.again)
 
     def run(self) -> None:
         """Wave by wave: traced, compiled, timed."""
@@ -124,8 +126,8 @@ class Fill:
         for program in cell.programs:
             try:
                 programs.append(prepare(program, self.compile))
-            except (ConfigError, ImportError, OSError) as error:
-                self.write(cell, [{"label": program.label, "error": f"not to be had here: {error}"}])
+            except Exception as error:  # a script or an environment that is not there must not end the others
+                self.write(cell, [failure(program.label, error)])
                 return []
         self.log(f"{cell.name}: traced in {self.log.seconds - start:.1f} s")
         return programs
@@ -149,7 +151,7 @@ class Fill:
             self.log(str(reason))
             return
         except Exception as error:  # one cell that does not fit the memory must not end the others
-            rows = [{"label": cell.name, "error": f"{type(error).__name__}: {str(error)[:200]}"}]
+            rows = [failure(cell.name, error)]
         self.timing.append(self.log.seconds - start)
         self.write(cell, rows)
 

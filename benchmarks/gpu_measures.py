@@ -133,8 +133,13 @@ def _failing(rows: dict[str, dict[str, Any]], label: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
-        rows[label] = rows.get(label, {"label": label}) | {"error": reason}
+        rows[label] = rows.get(label, {}) | failure(label, error)
+
+
+def failure(label: str, error: Exception) -> dict[str, Any]:
+    """The row of what raised an error."""
+    first = str(error).partition("\n")[0][:200]
+    return {"label": label, "error": f"{type(error).__name__}: {first}"}
 
 
 MEASURES = {"times": times, "profile": profile, "resume": resume}

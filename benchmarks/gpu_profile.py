@@ -17,8 +17,15 @@ from typing import Any
 
 import jax
 
-PHASE = re.compile(r"\b(init|collect|targets|learn)\b")
-WITHIN = {"environment": re.compile(r"\benvironment\b"), "random numbers": re.compile(r"threefry|random_")}
+
+def _scope(names: str) -> re.Pattern[str]:
+    """A whole part of a path such as ``jit(update)/vmap(collect)/while``: names of Python's functions, which
+    JAX puts there too, may be of whoever was the first to call what is traced once."""
+    return re.compile(rf"(?:^|/)(?:\w+\()*({names})\)*(?:/|$)")
+
+
+PHASE = _scope("collect|targets|learn")
+WITHIN = {"environment": _scope("environment"), "random numbers": re.compile(r"threefry|random_")}
 INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+) = .*?\s([\w-]+)\(")
 ORIGIN = re.compile(r'op_name="([^"]*)"')
 #: Their events span those of what they call.
@@ -47,7 +54,8 @@ def phases_of(text: str) -> dict[str, str]:
             found = INSTRUCTION.match(line)
             if found and found[2] not in CALLERS:
                 origin = ORIGIN.search(line)
-                own[found[1]] = phase_of(origin[1]) if origin else None
+                known_path = origin is not None and "/" in origin[1]
+                own[found[1]] = (phase_of(origin[1]) or ELSEWHERE) if known_path else None
         known = Counter(phase for phase in own.values() if phase)
         rest = known.most_common(1)[0][0] if known else ELSEWHERE
         phases |= {name: phase or rest for name, phase in own.items()}

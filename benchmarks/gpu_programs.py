@@ -117,7 +117,7 @@ def prepare(program: Program, compile_: Compiler) -> Prepared:
     """Traces a program here, and has it compiled elsewhere.
 
     Raises:
-        ConfigError, ImportError: settings that do not fit, or an environment or script that is not there.
+        Exception: settings that do not fit, or an environment or script that is not there.
     """
     kind = "phases" if program.kind in PHASES else program.kind
     chain = KINDS[kind](json.dumps(dict(program.settings), sort_keys=True), program.seeds)
@@ -235,7 +235,7 @@ def _case(settings: str) -> tuple[Any, AgainstJaxMARL]:
 def ours(settings: str, seeds: int) -> Chain:
     """Our side of a case of ``against_jaxmarl.py``."""
     case, options = _case(settings)
-    return of_config(our_config(case, case.algorithm, options, total_env_steps=ENDLESS), seeds)
+    return of_config(our_config(case, case.algorithm, options), seeds)
 
 
 @functools.cache

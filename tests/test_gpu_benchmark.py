@@ -115,6 +115,17 @@ def test_what_failed_is_told_and_tried_again(tmp_path):
     )
 
 
+def test_what_is_not_to_be_had_does_not_end_the_others(tmp_path, monkeypatch):
+    table = [
+        Cell(name, (Program("update", "update", TINY | {"env": f"matrix/{name}"}),), "update")
+        for name in ("nothing", "nor this")
+    ]
+    monkeypatch.setattr(gpu, "cells", lambda small: table)
+    gpu.main(gpu.Options(out=tmp_path / "gpu.jsonl"))
+    rows = [row for line in Lines(tmp_path / "gpu.jsonl").read() for row in line["rows"]]
+    assert [row["error"].split(":")[0] for row in rows] == ["ConfigError"] * 2
+
+
 def test_the_page_holds_what_is_known():
     text = PAGE.read_text(encoding="utf-8")
     assert text.count(BEGIN) == text.count(END) == 1
@@ -142,6 +153,7 @@ TEXT = """HloModule jit_update
   %p = f32[2]{0} parameter(0)
   %add.1 = f32[2]{0} add(%p, %p), metadata={op_name="jit(update)/collect/while/body/environment/add"}
   %dot.1 = f32[2]{0} dot(%p, %p), metadata={op_name="jit(update)/vmap(collect)/while/body/dot_general"}
+  %xor.1 = f32[2]{0} xor(%p, %p), metadata={op_name="jit(update)/jit(_threefry_split)/xor"}
   ROOT %copy.1 = f32[2]{0} copy(%dot.1)
 }
 
@@ -150,6 +162,20 @@ ENTRY %main (a: f32[2]) -> (f32[2], s32[]) {
   ROOT %fusion.2 = (f32[2]{0}, s32[]) fusion(%while.1), metadata={op_name="jit(update)/jvp(learn)/mul"}
 }
 """
+
+
+@pytest.mark.parametrize(
+    ("origin", "phase"),
+    [
+        ("jit(update)/learn/jvp()/dot", "learn"),
+        ("jit(update)/transpose(jvp(learn))/mul", "learn"),
+        ("vmap(collect)/environment/threefry2x32/Trainer.learn/xor", "collect, environment, random numbers"),
+        ("jit(update)/jit(_threefry_split)/Trainer.collect/xor", None),
+        ("sort", None),
+    ],
+)
+def test_phase(origin, phase):
+    assert gpu_profile.phase_of(origin) == phase
 
 
 def test_kernels_of_a_gpu_are_those_of_its_streams():
@@ -170,6 +196,7 @@ def test_kernels_of_a_gpu_are_those_of_its_streams():
     ]
     events += [event(7, "loop_add", 2.0, "add.1")] * 3 + [event(7, "gemm", 5.0, "dot.1")]
     events += [event(7, "copy", 1.0, "copy.1"), event(7, "fusion", 4.0, "fusion.2"), event(7, "Memset", 1.0)]
+    events += [event(7, "xor", 3.0, "xor.1")]
     # The same once more, on a line that is not a stream's.
     events += [event(8, "add.1", 2.0, "add.1")] * 3 + [event(8, "while.1", 20.0, "while.1")]
     found = {row["label"]: (row["kernels"], row["kernel_ms"]) for row in gpu_profile.count(events, TEXT)}
@@ -177,5 +204,5 @@ def test_kernels_of_a_gpu_are_those_of_its_streams():
         "collect": (1, 0.005),
         "collect, environment": (4, pytest.approx(0.007)),
         "learn": (1, 0.004),
-        "elsewhere": (1, 0.001),
+        "elsewhere": (2, 0.004),
     }
