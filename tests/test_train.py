@@ -356,7 +356,8 @@ def test_matmul_precision_covers_every_product():
 
     config = Config(**TINY, recurrent=True, matmul_precision="highest")
     train = make_train(config, dataclasses.replace(env, step=step))
-    state, key = jax.eval_shape(train.init, jax.random.key(0)), jax.random.key(0)
+    key = jax.random.key(0)
+    state = jax.eval_shape(lambda: train.init(key, hyperparams={"actor_lr": 1e-3}))
     for program, inputs in ((train.update, (state,)), (make_evaluate(train, 2), (state.params, key))):
         found = re.findall(
             r"dot_general\[.*?precision=(.*?)\n", str(jax.make_jaxpr(program)(*inputs)), re.DOTALL

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -66,14 +66,19 @@ class TrainState:
         return cls(**fields | {"rollout": shard})
 
 
-def _phase(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A method of :class:`Trainer` that is traced under its own name, which profiles show, and whose products
-    have the precision of the config."""
+_Args, _Result = ParamSpec("_Args"), TypeVar("_Result")
+
+
+def _phase(
+    method: Callable[Concatenate[Trainer, _Args], _Result],
+) -> Callable[Concatenate[Trainer, _Args], _Result]:
+    """A method that is traced under its own name, which profiles show, and whose products have the precision
+    of the config."""
 
     @functools.wraps(method)
-    def traced(self: Trainer, *args: Any) -> Any:
+    def traced(self: Trainer, *args: _Args.args, **kwargs: _Args.kwargs) -> _Result:
         with xla.matmul_precision(self.config.matmul_precision), jax.named_scope(method.__name__):
-            return method(self, *args)
+            return method(self, *args, **kwargs)
 
     return traced
 
