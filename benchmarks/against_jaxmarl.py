@@ -121,11 +121,9 @@ class AgainstJaxMARL(Options):
     """rounds"""
 
 
-def our_trainer(
-    case: Case, algorithm: str, options: AgainstJaxMARL, trunk: nn.Module | None = None, **settings: Any
-) -> Trainer:
+def our_config(case: Case, algorithm: str, options: AgainstJaxMARL, **settings: Any) -> Config:
     """Ours for the same work."""
-    config = Config(
+    return Config(
         env=case.env,
         algorithm=algorithm,
         recurrent=case.recurrent,
@@ -138,7 +136,13 @@ def our_trainer(
         total_env_steps=options.num_envs * options.rollout_length * 1000,
         **settings,
     )
-    return make_train(config, trunk=trunk)
+
+
+def our_trainer(
+    case: Case, algorithm: str, options: AgainstJaxMARL, trunk: nn.Module | None = None, **settings: Any
+) -> Trainer:
+    """Ours for the same work, with networks of one's own."""
+    return make_train(our_config(case, algorithm, options, **settings), trunk=trunk)
 
 
 def our_program(trainer: Trainer, options: AgainstJaxMARL) -> tuple[Callable[[], Any], float]:
@@ -155,16 +159,21 @@ def our_program(trainer: Trainer, options: AgainstJaxMARL) -> tuple[Callable[[],
     return run, compile_seconds
 
 
+def told(case: Case, options: AgainstJaxMARL) -> dict[str, Any]:
+    """What their script is told, in place of its own defaults."""
+    return {
+        "NUM_ENVS": options.num_envs,
+        "NUM_STEPS": options.rollout_length,
+        "TOTAL_TIMESTEPS": options.num_envs * options.rollout_length * options.updates,
+        "UPDATE_EPOCHS": 4,
+        "NUM_MINIBATCHES": 4,
+        **case.told,
+    }
+
+
 def measure(name: str, case: Case, options: AgainstJaxMARL, report: Report) -> None:
     """Adds the rows of one case: theirs against the same algorithm of ours, in full mode FP3O as well."""
     steps = options.num_envs * options.rollout_length * options.updates
-    told = {
-        "NUM_ENVS": options.num_envs,
-        "NUM_STEPS": options.rollout_length,
-        "TOTAL_TIMESTEPS": steps,
-        "UPDATE_EPOCHS": 4,
-        "NUM_MINIBATCHES": 4,
-    }
     script = options.jaxmarl.resolve() / "baselines" / case.script
     rows: dict[str, tuple[str, dict[str, Any]]] = {case.algorithm: (case.algorithm, {})}
     if options.mode == "full":
@@ -177,7 +186,7 @@ def measure(name: str, case: Case, options: AgainstJaxMARL, report: Report) -> N
         label: our_program(our_trainer(case, algorithm, options, **settings), options)
         for label, (algorithm, settings) in rows.items()
     }
-    with Peer(options.peer_python, SCRIPT, {"script": str(script), "config": told | case.told}) as peer:
+    with Peer(options.peer_python, SCRIPT, {"script": str(script), "config": told(case, options)}) as peer:
         for run in (peer.run, *(lambda run=run: timed(run) for run, _ in ours.values())):
             run()
         rounds = [(peer.run(), *(timed(run) for run, _ in ours.values())) for _ in range(options.rounds)]

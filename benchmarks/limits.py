@@ -62,7 +62,7 @@ class Limits(Options):
     """timed calls of everything"""
 
 
-def bare_environment(env: Environment, num_envs: int, steps: int) -> Callable[[], Any]:
+def random_actions(env: Environment, num_envs: int, steps: int) -> Callable[[Any, Array], Any]:
     """The environment with random actions: what is left of a rollout without networks and record."""
     actions = max(env.action_sizes)
 
@@ -77,10 +77,15 @@ def bare_environment(env: Environment, num_envs: int, steps: int) -> Callable[[]
         # Sums, so that no part of the observation is left out of the program.
         return state, sum(leaf.sum() for leaf in jax.tree.leaves((observation, outcome)))
 
-    @jax.jit
     def play(state: Any, key: Array) -> Any:
         return jax.lax.scan(act, state, jax.random.split(key, steps))
 
+    return play
+
+
+def bare_environment(env: Environment, num_envs: int, steps: int) -> Callable[[], Any]:
+    """:func:`random_actions`, compiled, from a fresh state."""
+    play = jax.jit(random_actions(env, num_envs, steps))
     state, _ = jax.jit(lambda key: batch_reset(env, jax.random.split(key, num_envs)))(jax.random.key(0))
     return lambda: play(state, jax.random.key(1))
 

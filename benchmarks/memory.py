@@ -25,6 +25,7 @@ from typing import Any
 
 import jax
 import tyro
+from jax.stages import Compiled
 
 from fp3o_jax import Config, make_train
 from harness import Options, Report, compiled
@@ -72,23 +73,28 @@ def _plain(leaf: Any) -> Any:
     return jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
 
 
+def needed(program: Compiled) -> dict[str, int]:
+    """Bytes of a program's temporaries, and of all that is there at once."""
+    analysis = program.memory_analysis()
+    fresh = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    temp = analysis.temp_size_in_bytes
+    return {"temp": temp, "peak": analysis.argument_size_in_bytes + fresh + temp}
+
+
 def analyse(config: Config) -> dict[str, float]:
     """Bytes of each part of one update."""
     trainer = make_train(config)
     state = jax.eval_shape(trainer.init, jax.random.key(0))
     _, trajectory = jax.eval_shape(trainer.collect, state, jax.random.key(0))
     update, _ = compiled(trainer.update, state, donate_argnums=0)
-    analysis = update.memory_analysis()
     parts = {"obs": nbytes(trajectory.obs), "states": nbytes(trajectory.critic_inputs)}
     rollout = nbytes(trajectory)
-    fresh = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
     return {
         "params": nbytes((state.params, state.opt_state)),
         "envs": nbytes(state.rollout),
         **parts,
         "other": rollout - sum(parts.values()),
-        "temp": analysis.temp_size_in_bytes,
-        "peak": analysis.argument_size_in_bytes + fresh + analysis.temp_size_in_bytes,
+        **needed(update),
         "rollout": rollout,
         "agents": trainer.env.num_agents,
     }

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from fp3o_jax import Config, xla
+from fp3o_jax.config import Hyperparams
 from fp3o_jax.method.advantages import normalize_advantages
 from fp3o_jax.method.batch import Batch
 from fp3o_jax.method.schedules import CONDITIONS, make_algorithm
@@ -94,11 +95,23 @@ def random_batch(key: Array, networks: ActorCritic, sizes: Sizes, state_per_agen
     )
 
 
-@functools.lru_cache(maxsize=1)
-def random_team(
-    sharing: str, sizes: Sizes, state_per_agent: bool
-) -> tuple[ActorCritic, Callable[[Array], Any], Batch]:
-    """Networks of a team, what makes their first state, and a batch: the same for every algorithm."""
+class Team(NamedTuple):
+    """What is the same for every algorithm.
+
+    Attributes:
+        networks: of a team.
+        begin: key -> their first state.
+        draw: key -> a batch.
+    """
+
+    networks: ActorCritic
+    begin: Callable[[Array], Any]
+    draw: Callable[[Array], Batch]
+
+
+@functools.cache
+def random_team(sharing: str, sizes: Sizes, state_per_agent: bool) -> Team:
+    """A team and its data, as functions that are jitted."""
     networks = team_networks(sharing, sizes, state_per_agent)
 
     @jax.jit
@@ -107,14 +120,61 @@ def random_team(
         params = networks.init(key_init)
         return params, {part: optimizer.init(params[part]) for part in params}, key
 
-    batch = jax.jit(lambda key: random_batch(key, networks, sizes, state_per_agent))(jax.random.key(1))
-    return networks, begin, batch
+    return Team(networks, begin, jax.jit(lambda key: random_batch(key, networks, sizes, state_per_agent)))
+
+
+@functools.lru_cache(maxsize=1)
+def drawn(sharing: str, sizes: Sizes, state_per_agent: bool) -> Batch:
+    """One batch for every algorithm."""
+    return random_team(sharing, sizes, state_per_agent).draw(jax.random.key(1))
+
+
+def update_of(
+    networks: ActorCritic, algorithm: str, sizes: Sizes
+) -> Callable[[tuple[Any, Any, Array], Batch, Any], tuple[Any, Any]]:
+    """One whole update: all stages of a new schedule, and the advantages' normalisation.
+
+    Args:
+        networks: of the team.
+        algorithm: fp3o, mappo or happo.
+        sizes: of team, networks and data.
+
+    Returns:
+        ``step(state, batch, hyperparams) -> (state, metrics)``.
+    """
+    chosen = make_algorithm(algorithm)
+    update = PipelineUpdate(
+        networks,
+        chosen,
+        epochs=sizes.epochs,
+        num_minibatches=1,
+        condition=CONDITIONS["joint"],
+        # As a training run has it.
+        block_size=xla.block_size(sizes.hidden_size),
+    )
+
+    def step(state: tuple[Any, Any, Array], batch: Batch, hyperparams: Any) -> tuple[Any, Any]:
+        params, opt_state, key = state
+        key, key_schedule, key_update = jax.random.split(key, 3)
+        schedule = chosen.schedule(key_schedule, sizes.num_agents)
+        advantage = jnp.broadcast_to(batch.target - batch.value, batch.alive.shape)
+        batch = batch.replace(advantage=normalize_advantages(advantage, batch.alive))
+        params, opt_state, metrics = update(params, opt_state, batch, schedule, key_update, hyperparams)
+        return (params, opt_state, key), metrics
+
+    return step
+
+
+def rates() -> Hyperparams:
+    """The continuous settings of every update here."""
+    config = Config(actor_lr=LEARNING_RATE, critic_lr=LEARNING_RATE)
+    return jax.tree.map(jnp.float32, config.hyperparams)
 
 
 def random_update(
     algorithm: str, sharing: str, sizes: Sizes, state_per_agent: bool = True
 ) -> tuple[Repeated, float]:
-    """One whole update, compiled: all stages of a new schedule, and the advantages' normalisation.
+    """:func:`update_of` a team on random data, compiled.
 
     Args:
         algorithm: fp3o, mappo or happo.
@@ -126,29 +186,9 @@ def random_update(
         A program without arguments, each call of which goes on from the last, and the seconds that its
         compilation took.
     """
-    networks, begin, batch = random_team(sharing, sizes, state_per_agent)
-    chosen = make_algorithm(algorithm)
-    update = PipelineUpdate(
-        networks,
-        chosen,
-        epochs=sizes.epochs,
-        num_minibatches=1,
-        condition=CONDITIONS["joint"],
-        # As a training run has it.
-        block_size=xla.block_size(sizes.hidden_size),
-    )
-    rates = {"actor_lr": LEARNING_RATE, "critic_lr": LEARNING_RATE}
-    hyperparams = jax.tree.map(jnp.float32, Config(**rates).hyperparams)
-
-    def step(state: tuple[Any, Any, Array], batch: Batch, hyperparams: Any) -> tuple[Any, Any]:
-        params, opt_state, key = state
-        key, key_schedule, key_update = jax.random.split(key, 3)
-        schedule = chosen.schedule(key_schedule, sizes.num_agents)
-        advantage = jnp.broadcast_to(batch.target - batch.value, batch.alive.shape)
-        batch = batch.replace(advantage=normalize_advantages(advantage, batch.alive))
-        params, opt_state, metrics = update(params, opt_state, batch, schedule, key_update, hyperparams)
-        return (params, opt_state, key), metrics
-
+    networks, begin, _ = random_team(sharing, sizes, state_per_agent)
+    step, hyperparams = update_of(networks, algorithm, sizes), rates()
+    batch = drawn(sharing, sizes, state_per_agent)
     state = begin(jax.random.key(0))
     # Batch and rates are arguments, not constants: XLA must not work anything out beforehand.
     program, seconds = compiled(step, state, batch, hyperparams, donate_argnums=0)

@@ -1,6 +1,7 @@
 """``make_train``: its surface, ``vmap`` over seeds and settings, and that everything trains."""
 
 import dataclasses
+import re
 from typing import get_args
 
 import jax
@@ -9,11 +10,12 @@ import numpy as np
 import pytest
 
 from finite import assert_allclose, assert_array_equal
-from fp3o_jax import Config, ConfigError, config, make_env, make_train
+from fp3o_jax import Config, ConfigError, config, make_env, make_evaluate, make_train
 from fp3o_jax.envs import matrix
 from fp3o_jax.method.sequences import as_steps
 from fp3o_jax.team.actor_critic import ActorCritic
 from fp3o_jax.team.modules import Trunk
+from toy_envs import mortal
 
 TINY = {
     "env": "matrix/climbing",
@@ -337,3 +339,43 @@ def test_a_critic_for_all_beside_actors_of_their_own_trains(choice):
     steps = {"happo": 3 * 3, "a2po": 3 * 2 * 2}[choice["algorithm"]]
     assert list(out["state"].opt_state["critic"]["trunk"].count) == [steps]
     assert list(out["state"].opt_state["actor"]["trunk"].count) == [3 * 2] * 2
+
+
+@pytest.fixture(scope="module")
+def precise():
+    return make_train({**TINY, "recurrent": True, "matmul_precision": "highest"})
+
+
+def test_matmul_precision_covers_every_product():
+    """Of an iteration and of an evaluation, the environment's too."""
+    env = mortal(0.0)
+
+    def step(key, state, actions):
+        state, seen, outcome = env.step(key, state, actions)
+        return state, dataclasses.replace(seen, obs=seen.obs @ jnp.full((4, 4), 0.25)), outcome
+
+    config = Config(**TINY, recurrent=True, matmul_precision="highest")
+    train = make_train(config, dataclasses.replace(env, step=step))
+    key = jax.random.key(0)
+    state = jax.eval_shape(lambda: train.init(key, hyperparams={"actor_lr": 1e-3}))
+    for program, inputs in ((train.update, (state,)), (make_evaluate(train, 2), (state.params, key))):
+        found = re.findall(
+            r"dot_general\[.*?precision=(.*?)\n", str(jax.make_jaxpr(program)(*inputs)), re.DOTALL
+        )
+        assert len(found) > 3 and set(found) == {"(Precision.HIGHEST, Precision.HIGHEST)"}
+        assert "f32[4,4]" in str(jax.make_jaxpr(program)(*inputs))
+
+
+def test_matmul_precision_is_one_on_a_cpu(precise):
+    def two(train):
+        return jax.jit(lambda key: train.update(train.update(train.init(key))[0]))(jax.random.key(0))
+
+    (state, metrics), (other, others) = two(precise), two(make_train({**TINY, "recurrent": True}))
+    jax.tree.map(assert_array_equal, state.params, other.params)
+    assert_array_equal(metrics["entropy"], others["entropy"])
+
+
+@pytest.mark.parametrize("wrong", ["tf32", None, 3])
+def test_matmul_precision_unknown(wrong):
+    with pytest.raises(ConfigError, match="matmul_precision"):
+        Config(matmul_precision=wrong)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.stages import Compiled, Lowered
+from jax.stages import Lowered
 
 from cells import Cell
 from fp3o_jax import Environment, make_env, make_evaluate, make_train, xla
@@ -44,14 +44,23 @@ class Compiler:
 
     def __init__(self, pool: Executor):
         self._pool = pool
-        self._programs: dict[tuple[str, str, str], Future] = {}
+        self._programs: dict[tuple[str, ...], Future] = {}
 
     def __call__(
-        self, cell: Cell, lowered: Lowered, compile_: Callable[[Lowered], Compiled] = Lowered.compile
+        self,
+        of: tuple[str, ...],
+        lowered: Lowered,
+        compile_: Callable[[Lowered], Any] = Lowered.compile,
     ) -> Future:
-        """In the future: the compiled program and the seconds that it took."""
-        # A program's text does not tell the constants that JAX hands to it as arguments.
-        key = (cell.env, cell.sharing, hashlib.sha256(lowered.as_text().encode()).hexdigest())
+        """In the future: the compiled program and the seconds that it took.
+
+        Args:
+            of: what tells apart programs of one text, which does not tell the constants that JAX hands to
+                them as arguments.
+            lowered: what is to be compiled.
+            compile_: how.
+        """
+        key = (*of, hashlib.sha256(lowered.as_text().encode()).hexdigest())
         if key not in self._programs:
             self._programs[key] = self._pool.submit(_timed, compile_, lowered)
         return self._programs[key]
@@ -115,12 +124,12 @@ def prepare(cell: Cell, compile_: Compiler) -> Prepared:
         results = play(params, evaluation_keys(keys, number))
         return {name: value.astype(float).mean(-1) for name, value in results.items()}
 
-    shapes = jax.eval_shape(init, keys)
+    shapes, of = jax.eval_shape(init, keys), (cell.env, cell.sharing)
     # The longest compilation first.
     programs = {
-        "chunk": compile_(cell, jax.jit(chunk, donate_argnums=0).lower(shapes)),
-        "evaluate": compile_(cell, jax.jit(evaluate).lower(shapes.params, keys, np.int32(0))),
-        "init": compile_(cell, init.lower(keys), xla.compile_for_one_run),
+        "chunk": compile_(of, jax.jit(chunk, donate_argnums=0).lower(shapes)),
+        "evaluate": compile_(of, jax.jit(evaluate).lower(shapes.params, keys, np.int32(0))),
+        "init": compile_(of, init.lower(keys), xla.compile_for_one_run),
     }
     return Prepared(cell, keys, programs, time.monotonic() - start)
 

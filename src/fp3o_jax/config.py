@@ -21,6 +21,7 @@ CriticSharingName = Literal["actors", "full", "none", "groups"]
 AgentOrderName = Literal["random", "semi_greedy"]
 TraceName = Literal["paper", "gae_trace", "speedup"]
 ActivationName = Literal["relu", "tanh", "silu", "gelu"]
+PrecisionName = Literal["default", "high", "highest"]
 #: Settings that are each algorithm's own by default.
 OWN = {
     "advantage_normalization": ("agent", "joint"),
@@ -148,6 +149,11 @@ class Config:
     block_size: int | None = None
     """samples, of all agents, that a gradient works through at a time; the gradient is the same, and less
     memory is needed. By default what fits a CPU's cache, and all at once elsewhere"""
+    matmul_precision: PrecisionName = "default"
+    """of matrix products, the environment's too, where they do not ask for one themselves. highest: float32,
+    on every device. high: as default, but of three products in bfloat16 on a TPU. default: what JAX is told
+    (JAX_DEFAULT_MATMUL_PRECISION), else the device's own: TensorFloat-32 on GPUs that have it, bfloat16 on
+    TPUs. On a CPU all are the same"""
 
     advantage_split: Literal["uniform", "dirichlet"] | tuple[float, ...] = "uniform"
     """fp3o: how the joint advantage is divided among the pipelines; or one weight per pipeline, summing to
@@ -199,6 +205,7 @@ class Config:
             ("critic_sharing", get_args(CriticSharingName)),
             ("agent_order", get_args(AgentOrderName)),
             ("trace", get_args(TraceName)),
+            ("matmul_precision", get_args(PrecisionName)),
             ("recorded_ratios", ("behaviour", "stage")),
             *OWN.items(),
         ):

@@ -12,6 +12,7 @@ import numpy as np
 from flax import struct
 from jax import Array
 
+from fp3o_jax import xla
 from fp3o_jax.envs import Observation, Outcome
 from fp3o_jax.envs.base import batch_reset, batch_step
 from fp3o_jax.kernels import shards
@@ -39,7 +40,8 @@ class Play:
 
 def _begin(trainer: Trainer, key: Array, episodes: int) -> Play:
     key, key_reset = jax.random.split(key)
-    state, observation = batch_reset(trainer.env, jax.random.split(key_reset, episodes))
+    with xla.matmul_precision(trainer.config.matmul_precision):
+        state, observation = batch_reset(trainer.env, jax.random.split(key_reset, episodes))
     return Play(key, state, observation, trainer.networks.initial_hidden(episodes))
 
 
@@ -48,9 +50,10 @@ def _advance(trainer: Trainer, params: Any, play: Play, greedy: bool) -> tuple[P
     key, key_action, key_step = jax.random.split(play.key, 3)
     seen = play.observation
     key_action = None if greedy else key_action
-    acted = trainer.networks.act(params["actor"], seen, play.hidden, key_action)
     keys = jax.random.split(key_step, seen.alive.shape[1])
-    state, observation, outcome = batch_step(trainer.env, keys, play.state, acted.action, seen.alive)
+    with xla.matmul_precision(trainer.config.matmul_precision):
+        acted = trainer.networks.act(params["actor"], seen, play.hidden, key_action)
+        state, observation, outcome = batch_step(trainer.env, keys, play.state, acted.action, seen.alive)
     return Play(key, state, observation, acted.hidden), acted.action, outcome
 
 

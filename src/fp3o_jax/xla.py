@@ -9,12 +9,13 @@ backend alone.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
 import warnings
 from importlib import metadata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jax.stages import Compiled, Lowered
@@ -55,6 +56,17 @@ def block_size(width: int) -> int | None:
 
     # 512 KiB for each result: the fastest of 256 KiB to 8 MiB with 1 MiB of second-level cache per core.
     return max(1, 2**17 // width) if jax.default_backend() == "cpu" else None
+
+
+def matmul_precision(name: str) -> contextlib.AbstractContextManager[Any]:
+    """What is traced within has products of this precision, where they do not ask for one themselves.
+
+    Args:
+        name: as ``Config.matmul_precision``; "default" leaves it to the settings of JAX.
+    """
+    import jax
+
+    return contextlib.nullcontext() if name == "default" else jax.default_matmul_precision(name)
 
 
 def compile_for_one_run(lowered: Lowered) -> Compiled:

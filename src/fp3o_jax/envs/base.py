@@ -149,7 +149,8 @@ def batch_step(
             do, which does not tell the dead, they see its last observation.
     """
     step = jax.vmap(env.step, in_axes=(0, 0, 1), out_axes=(0, _batched(env.discrete), 0))
-    states, observation, outcome = step(keys, states, actions)
+    with jax.named_scope("environment"):  # as profiles show it
+        states, observation, outcome = step(keys, states, actions)
     told = observation.alive | ~observation.alive.any(0)
     alive = jnp.where(outcome.done, alive & told, observation.alive)
     return states, _seen(env, observation.replace(alive=alive)), outcome
