@@ -24,7 +24,7 @@ from latex2mathml.converter import convert
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 #: Of a Markdown link or image, what is between the parentheses; of code in it, nothing.
-LINK = re.compile(r"(```.*?```|`[^`\n]*`(?!\]))|(?<=\]\()([^)\s]+)(?=\))", re.DOTALL)
+LINK = re.compile(r"(```.*?```|`(?:[^`\n]|\n(?!\n))*`)|(?<=\]\()([^)\s]+)(?=\))", re.DOTALL)
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 #: A reference of Sphinx's in a docstring.
 ROLE = re.compile(r":(?:class|func|meth|mod|attr|data):<code>(~?)([\w.]+)</code>")
@@ -44,7 +44,13 @@ def build(site: Path) -> None:
         shutil.copy(ROOT / "mkdocs.yml", work)
         path = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")]))
         command = [sys.executable, "-m", "zensical", "build", "--strict"]
-        subprocess.run(command, cwd=work, env=os.environ | {"PYTHONPATH": path}, check=True)
+        # What it says goes to one stream, in order. Of docstrings that cannot be read it only tells.
+        env = os.environ | {"PYTHONPATH": path}
+        told = subprocess.run(
+            command, cwd=work, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        if told.returncode or "griffe: " in told.stdout:
+            raise SystemExit(told.stdout)
         shutil.rmtree(site, ignore_errors=True)
         shutil.copytree(work / "site", site)
     for page in site.rglob("*.html"):
@@ -123,8 +129,11 @@ def finished(page: str) -> str:
     """A page of HTML with formulas as MathML, and Sphinx's references as links where there is a target."""
 
     def formula(match: re.Match) -> str:
-        display = "block" if match[1] == "div" else "inline"
-        return convert(html.unescape(match[2]).strip(), display=display)
+        latex = html.unescape(match[2]).strip()
+        if match[1] == "span":
+            return convert(latex)
+        # Wider than a telephone it moves by itself, and the page stays.
+        return f'<div style="overflow-x: auto">{convert(latex, display="block")}</div>'
 
     def reference(match: re.Match) -> str:
         code = f"<code>{match[2].rpartition('.')[2] if match[1] else match[2]}</code>"
@@ -145,7 +154,7 @@ def broken_links(site: Path) -> Iterator[str]:
     }
     for name, page in pages.items():
         for kind, value in ATTRIBUTE.findall(page):
-            link = urlsplit(urljoin(f"site:///{name}", html.unescape(value)))
+            link = urlsplit(urljoin(f"http://site/{name}", html.unescape(value)))
             if kind not in ("href", "src") or urlsplit(value).scheme or value.startswith("//"):
                 continue
             target = unquote(link.path).lstrip("/")
