@@ -61,7 +61,7 @@ def build(site: Path) -> None:
 
 def write_pages(folder: Path) -> None:
     """All pages in Markdown: the README, those in docs/, and every file that one of them links to."""
-    left = [ROOT / "README.md", *DOCS.glob("*.md"), *DOCS.glob("*.ipynb")]
+    left = [ROOT / "README.md", *(path for end in ("md", "ipynb", "css") for path in DOCS.glob(f"*.{end}"))]
     seen = set()
     while left:
         source = left.pop()
@@ -82,7 +82,7 @@ def page_of(source: Path) -> str:
     """The page that shows a file of the repository, relative to the site."""
     if source == ROOT / "README.md":
         return "index.md"
-    if source.is_relative_to(DOCS) and source.suffix in {".md", ".png", ".gif", ".svg"}:
+    if source.is_relative_to(DOCS) and source.suffix in {".md", ".png", ".gif", ".svg", ".css"}:
         return source.relative_to(DOCS).as_posix()
     if source.suffix == ".ipynb":
         return f"{source.stem}-notebook.md"
