@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help setup train test lint lock clean
+.PHONY: help setup train test lint docs lock clean
 
 help: ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -35,6 +35,9 @@ test: setup ## run the test suite, a process for each core
 
 lint: setup ## check style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+docs: setup ## build the documentation into site/, and check its links
+	@$(BIN)/python docs/build_site.py
 
 lock: setup ## resolve the dependencies anew (needs uv)
 	@uv pip compile --universal --python-version 3.11 --extra dev --no-header --no-annotate --quiet \

@@ -64,11 +64,12 @@ def adapt(
         time_limit: bound on the episode length, if known.
         agent_types: [n]; by default agents are of one type if their names agree but for the number and
             their spaces agree. None if types change.
-        scenes, html: how an episode is shown, see :class:`Environment`.
+        scenes: how an episode is shown, see :class:`Environment`.
+        html: the same, as a page.
 
     Warns:
-        Once for each: observations of several dimensions, which are flattened; the want of a global state;
-        actions without bounds.
+        UserWarning: once for each: observations of several dimensions, which are flattened; the want of a
+            global state; actions without bounds.
 
     Raises:
         ConfigError: the environment is none for a team, its spaces are neither all ``Discrete`` nor all

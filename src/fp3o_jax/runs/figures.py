@@ -68,7 +68,8 @@ def plot_runs(
         baseline: the method that all are compared with, see :func:`~fp3o_jax.runs.scores.compare`; by default
             all are compared with all, if they are few.
         output: where the figures go: a path whose ending, if any, is .png, .pdf or .svg, or a directory.
-        csv, latex: where a table of the final scores goes.
+        csv: where a table of the final scores goes.
+        latex: the same, for LaTeX.
         console: where the tables go; by default the terminal.
 
     Returns:
