@@ -108,7 +108,8 @@ def draw_lines(
     best = f", best {', '.join(chosen)} of each" if chosen else ""
     figure, panels = _grid(keys, entries, f"IQM {over}{intervals}{best}", one_scale)
     for axes in panels.values():
-        if axes.xaxis.get_tick_params()["labelbottom"]:
+        # get_tick_params() has the names of the other axis up to Matplotlib 3.10.
+        if axes.xaxis.get_major_ticks(1)[0].label1.get_visible():
             axes.set_xlabel(x_label, fontsize="small" if len(panels) > 9 else "medium")
     figure.supylabel(y_label, fontsize="medium")
     order = list(styles)
