@@ -94,7 +94,7 @@ def available() -> list[str]:
     return [f"{family}/{task}" for family, names in tasks.items() for task in names]
 
 
-def _called(name: str, maker: Any, *args: Any, **options: Any) -> Any:
+def _called(name: str, maker: Any, /, *args: Any, **options: Any) -> Any:
     try:
         inspect.signature(maker).bind(*args, **options)
     except TypeError as error:
