@@ -33,6 +33,7 @@ STOPPED = 130
 #: Of every command.
 Said = Annotated[Output, tyro.conf.arg(name="")]
 USUALLY = Output()
+Preset = tyro.conf.Positional[Annotated[str | None, tyro.conf.arg(metavar="PRESET")]]
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -74,6 +75,8 @@ def _run(args: list[str]) -> None:
         "check-env": check_env,
         "list": list_names,
     }
+    for command in commands.values():
+        command.__doc__ = helping.in_whole_lines(command.__doc__)
     if args[0] in commands:
         args[1:] = in_one_style(args[1:], commands[args[0]])
     asks = {"-h", "--help"} & {*args}
@@ -85,7 +88,7 @@ def _run(args: list[str]) -> None:
 
 def _train_command(default: Config, default_options: RunOptions) -> Callable[..., None]:
     def train(
-        preset: tyro.conf.Positional[str | None] = None,
+        preset: Preset = None,
         config: Annotated[Config, tyro.conf.arg(name="")] = default,
         options: Annotated[RunOptions, tyro.conf.arg(name="")] = default_options,
         file: Annotated[Path | None, tyro.conf.arg(name="config")] = None,
@@ -113,7 +116,7 @@ def _train_command(default: Config, default_options: RunOptions) -> Callable[...
 
 def _sweep_command(study: Study, given: list[str]) -> Callable[..., None]:
     def sweep(
-        preset: tyro.conf.Positional[str | None] = None,
+        preset: Preset = None,
         config: Annotated[Config, tyro.conf.arg(name="")] = study.config,
         options: Annotated[RunOptions, tyro.conf.arg(name="")] = study.options,
         samples: int = study.samples,

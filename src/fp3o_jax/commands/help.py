@@ -8,6 +8,7 @@ import dataclasses
 import inspect
 import io
 import itertools
+import re
 import shutil
 import sys
 import textwrap
@@ -27,7 +28,7 @@ Train teams of agents with FP3O, MAPPO, IPPO, HAPPO, A2PO or CoPPO, end to end i
   fp3o train smax-3m                          a preset (fp3o list names them)
   fp3o train smax-3m --sharing none --seed 1  ... with some settings changed
   fp3o train mpe/simple_spread                an environment, with the defaults
-  fp3o train --config FILE --seed 1           settings of a TOML, YAML or JSON file
+  fp3o train --config FILE --seed 1           settings from a file
   fp3o train --resume RUN                     go on with a run that was stopped
   fp3o train --help                           every setting
   fp3o sweep smax-3m --grid.sharing full none --num-seeds 8 --run-dir DIR
@@ -36,9 +37,9 @@ Train teams of agents with FP3O, MAPPO, IPPO, HAPPO, A2PO or CoPPO, end to end i
   fp3o evaluate RUN --episodes 1000           play its policies
   fp3o render RUN                             watch an episode
   fp3o export RUN                             take a policy away
-  fp3o plot runs/A runs/B                     learning curves and final scores, compared
-  fp3o plot DIR --within sharing --csv FILE   ... of all runs in a folder or sweep
-  fp3o check-env my_module:make_my_env        what is seen of an environment of yours
+  fp3o plot runs/A runs/B                     curves and scores, compared
+  fp3o plot DIR --within sharing --csv FILE   ... of a whole folder or sweep
+  fp3o check-env my_module:make_my_env        a look at your environment
   fp3o list                                   what there is by name
   fp3o --version                              ... and of which versions
 
@@ -57,6 +58,19 @@ GROUPS = {
 }
 
 REGISTRY = ConstructorRegistry()
+
+
+@REGISTRY.struct_rule
+def _explained(info: StructTypeInfo) -> StructConstructorSpec | None:
+    """How tyro reads our dataclasses: as its own way is, but that texts over several lines are one."""
+    kind = info.type
+    ours = dataclasses.is_dataclass(kind) and kind.__module__.startswith("fp3o_jax.")
+    if not ours or kind.__module__ == __name__:  # groups are explained already
+        return None
+    default = info.default if isinstance(info.default, kind) else kind()
+    hints, texts = field_types(kind), help_texts(kind)
+    fields = [StructFieldSpec(name, hints[name], getattr(default, name), texts.get(name)) for name in hints]
+    return StructConstructorSpec(kind, tuple(fields))
 
 
 @REGISTRY.struct_rule
@@ -89,7 +103,7 @@ def _group(title: str, what: str, names: Sequence[str], default: Config) -> Stru
     # A factory, since a mapping is no default that a dataclass takes.
     usual = {name: dataclasses.field(default_factory=partial(getattr, default, name)) for name in names}
     fields = [(name, kinds[name], usual[name]) for name in names]
-    group = dataclasses.make_dataclass(title, fields, namespace={"__doc__": what})
+    group = dataclasses.make_dataclass(title, fields, namespace={"__doc__": what, "__module__": __name__})
     return StructFieldSpec(title, group, group(), helptext=what)
 
 
@@ -101,6 +115,21 @@ def help_texts(settings: type) -> dict[str, str]:
         for field, text in itertools.pairwise(body)
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
     }
+
+
+def in_whole_lines(docstring: str) -> str:
+    """A docstring of which each paragraph, and the text of each argument, is one line, to be broken where a
+    terminal ends."""
+    lines: list[str] = []
+    for line in inspect.cleandoc(docstring).splitlines():
+        begins = (
+            not lines or not lines[-1] or lines[-1] == "Args:" or re.match(r"(    \w+:|Args:$|  \S)", line)
+        )
+        if begins or not line:
+            lines.append(line)
+        else:
+            lines[-1] += f" {line.strip()}"
+    return "\n".join(lines)
 
 
 @contextlib.contextmanager
@@ -121,7 +150,7 @@ class _Wrapping(io.TextIOBase):
             line if len(line) <= self._width or "\x1b" in line else self._broken(line)
             for line in text.split("\n")
         )
-        return self._stream.write("\n".join(lines))
+        return self._stream.write(re.sub("\n{3,}", "\n\n", "\n".join(lines)))
 
     def _broken(self, line: str) -> str:
         return textwrap.fill(line, self._width, break_long_words=False, break_on_hyphens=False)
