@@ -78,7 +78,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         if len(content) > MAX_BYTES:
             raise ValueError(f"it is larger than {MAX_BYTES:,} bytes")
         settings = reader(content.decode("utf-8-sig"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         said = " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(f"config={str(path)!r} cannot be read: {said}") from None
     if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
