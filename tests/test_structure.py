@@ -25,7 +25,7 @@ ROOMS = (
         "method",
         "train",
     ),
-    *("evaluation", "policy", "runs", "sweeps", "arguments", "cli"),
+    *("evaluation", "policy", "runs", "sweeps", "arguments", "commands", "cli", "__main__"),
 )
 #: Beyond that: what acting needs of a run is read when it is asked for; kernels and environments know less.
 MORE = {"policy": {"runs"}}

@@ -3,26 +3,55 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
-from typing import Any, get_type_hints
+from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
-from fp3o_jax.values import alternatives, field_types
+from fp3o_jax.values import NOUNS, ConfigError, alternatives, field_types
 
 SWITCH = {"true": True, "false": False}
+
+
+def take_option(args: list[str], flag: str, what: str) -> str | None:
+    """The value of an option, which is taken out of the arguments; None if it is not there.
+
+    Args:
+        args: all that were given.
+        flag: of the option.
+        what: it needs, for the error.
+
+    Raises:
+        ConfigError: it has no value, or is there twice.
+    """
+    places = [i for i, arg in enumerate(args) if arg == flag or arg.startswith(f"{flag}=")]
+    if not places:
+        return None
+    if len(places) > 1:
+        raise ConfigError(f"{flag} is there twice")
+    _, equals, value = args.pop(places[0]).partition("=")
+    if equals and value:
+        return value
+    if equals or len(args) <= places[0] or args[places[0]].startswith("--"):
+        raise ConfigError(f"{flag} needs {what}")
+    return args.pop(places[0])
 
 
 def in_one_style(args: Sequence[str], command: Callable[..., None]) -> list[str]:
     """The arguments of a command in the style that tyro reads.
 
     Switches may be written ``--name``, ``--no-name``, ``--name=True``, ``--name False``; whole numbers also
-    as floats, ``1e6``. What does not fit, such as ``--num-envs 1.5``, is left for tyro to refuse.
+    as floats, ``1e6``, in lists and among the options of an environment too.
 
     Args:
         args: without the command's name.
         command: the function that tyro makes the command of.
+
+    Raises:
+        ConfigError: a number must be whole and is not, or a switch has another value.
     """
-    kinds = _flags(get_type_hints(command))
+    kinds = _flags(get_type_hints(command, include_extras=True))
     result: list[str] = []
     rest = list(args)
     while rest:
@@ -34,34 +63,83 @@ def in_one_style(args: Sequence[str], command: Callable[..., None]) -> list[str]
         if kind is None:
             result.append(arg)
             continue
-        given = value if equals else rest[0] if rest else ""
-        if kind is bool and given.lower() in SWITCH:
-            result.append(flag if SWITCH[given.lower()] else _off(flag))
-        elif kind is int and (number := _whole(given)) is not None:
-            result += [flag, number]
-        else:
-            result.append(arg)
-            continue
-        if not equals:
-            del rest[0]
+        values = [value] if equals else []
+        while not equals and rest and not rest[0].startswith("--") and len(values) < kind.most:
+            values.append(rest.pop(0))
+        result += kind.read(flag, values, bool(equals))
     return result
 
 
-def _flags(types: Mapping[str, Any], prefix: str = "--", depth: int = 0) -> dict[str, type]:
-    """Which flags are switches, and which take one whole number: flag -> ``bool`` or ``int``.
+class _Kind(NamedTuple):
+    """How the values of a flag are read.
 
-    A dataclass among a command's own arguments gives its fields without a prefix; within it, the fields of a
-    dataclass have its name before them.
+    Attributes:
+        most: so many values it has.
+        read: (flag, its values, whether it was ``--flag=value``) -> arguments.
     """
-    flags: dict[str, type] = {}
+
+    most: float
+    read: Callable[[str, list[str], bool], list[str]]
+
+
+def _switch(flag: str, values: list[str], equals: bool) -> list[str]:
+    given = [SWITCH.get(value.lower()) for value in values]
+    if given and given[0] is not None:
+        return [flag if given[0] else _off(flag)]
+    if equals:
+        raise ConfigError(f"{flag}={values[0]} must be {NOUNS[bool]}")
+    return [flag, *values]  # what follows a switch need not be its value
+
+
+def _number(words: bool, flag: str, values: list[str], equals: bool) -> list[str]:
+    """A whole number or several; ``words``: or something else, that tyro knows of."""
+    numbers = [_whole(value) for value in values]
+    for value, number in zip(values, numbers, strict=True):
+        if number is None and not words and value != "None":
+            raise ConfigError(f"{flag} {value} must be {NOUNS[int]}")
+    return [
+        flag,
+        *(value if number is None else number for value, number in zip(values, numbers, strict=True)),
+    ]
+
+
+def _options(flag: str, values: list[str], equals: bool) -> list[str]:
+    """Names and values: ``1e1`` is whole where ``10.0`` is not, and ``true`` no text."""
+
+    def read(value: str) -> str:
+        number = _whole(value) if "e" in value.lower() else None
+        return number or str(SWITCH.get(value.lower(), value))
+
+    return [flag, *(read(value) if i % 2 else value for i, value in enumerate(values))]
+
+
+def _flags(types: Mapping[str, Any], prefix: str = "--") -> dict[str, _Kind]:
+    """How the flags are read that tyro would not read as people write them."""
+    flags: dict[str, _Kind] = {}
     for name, hint in types.items():
         flag = prefix + name.replace("_", "-")
+        if get_origin(hint) is Annotated:
+            if any(getattr(each, "name", None) == "" for each in hint.__metadata__):
+                flag = prefix.removesuffix(".")
+            hint = get_args(hint)[0]
         if dataclasses.is_dataclass(hint):
-            flags |= _flags(field_types(hint), f"{flag}." if depth else prefix, depth + 1)
-        meant = [kind for kind in alternatives(hint) if kind is not type(None)]
-        if meant in ([bool], [int]):
-            flags[flag] = meant[0]
+            flags |= _flags(field_types(hint), flag if flag == "--" else f"{flag}.")
+        elif (kind := _kind(hint)) is not None:
+            flags[flag] = kind
     return flags
+
+
+def _kind(hint: Any) -> _Kind | None:
+    meant = [kind for kind in alternatives(hint) if kind is not type(None)]
+    if meant == [bool]:
+        return _Kind(1, _switch)
+    if int in meant and not {float, bool} & {*meant}:
+        return _Kind(1, functools.partial(_number, len(meant) > 1))
+    if any(get_origin(kind) is tuple and get_args(kind)[0] is int for kind in meant):
+        return _Kind(math.inf, functools.partial(_number, len(meant) > 1))
+    if any(get_origin(kind) in (dict, Mapping) for kind in meant):
+        return _Kind(math.inf, _options)
+    return None
 
 
 def _off(flag: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Callable, Sequence
@@ -10,117 +11,112 @@ from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
-from rich.table import Table
 
-from fp3o_jax import registry, xla
+from fp3o_jax import xla
 from fp3o_jax.arguments import in_one_style
-from fp3o_jax.config import Config, ConfigError, unknown
-from fp3o_jax.presets import PRESETS
+from fp3o_jax.commands import help as helping
+from fp3o_jax.commands import listing
+from fp3o_jax.commands.output import Output
+from fp3o_jax.commands.starting import refuse_late, sweeping, training
+from fp3o_jax.commands.version import version
+from fp3o_jax.config import Config, ConfigError
 from fp3o_jax.runs import RunError, RunOptions, evaluate_run, render_run, run_training
-from fp3o_jax.runs.directory import read_config, read_options
 from fp3o_jax.runs.progress import tell
+from fp3o_jax.runs.sinks import WandbOptions
 from fp3o_jax.sweeps import show_status
 from fp3o_jax.sweeps.cluster import JobOptions
-from fp3o_jax.sweeps.study import Study, read_study, take_axes
+from fp3o_jax.sweeps.study import Study
+from fp3o_jax.values import as_count
 
-DESCRIPTION = """\
-Train teams of agents with FP3O, MAPPO, IPPO, HAPPO, A2PO or CoPPO, end to end in JAX.
-
-  fp3o train smax-3m                          a preset (fp3o list names them)
-  fp3o train smax-3m --sharing none --seed 1  ... with some settings changed
-  fp3o train --env mpe/simple_spread          from the defaults
-  fp3o train --resume RUN                     go on with a run that was stopped
-  fp3o train --help                           every setting
-  fp3o sweep smax-3m --grid.sharing full none --num-seeds 8 --run-dir DIR
-                                              many runs side by side
-  fp3o status DIR                             how far a sweep is
-  fp3o evaluate RUN --episodes 1000           play its policies
-  fp3o render RUN                             watch an episode
-  fp3o export RUN                             take a policy away
-  fp3o plot runs/A runs/B                     learning curves and final scores, compared
-  fp3o plot DIR --within sharing --csv FILE   ... of all runs in a folder or sweep
-  fp3o check-env my_module:make_my_env        what is seen of an environment of yours
-"""
+#: Exit status after Ctrl-C: 128 and the signal's number.
+STOPPED = 130
+#: Of every command.
+Said = Annotated[Output, tyro.conf.arg(name="")]
+USUALLY = Output()
+Preset = tyro.conf.Positional[Annotated[str | None, tyro.conf.arg(metavar="PRESET")]]
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status: 2 for settings that cannot be used, 1 for a run that
-    cannot go on."""
+    cannot go on, 130 for Ctrl-C."""
     args = list(sys.argv[1:] if args is None else args)
-    xla.keep_compiled()
     try:
-        default, options = Config(), RunOptions()
-        if args[:1] == ["train"] and len(args) > 1 and not args[1].startswith("-"):
-            preset = args.pop(1)
-            if preset not in PRESETS:
-                raise unknown("preset", preset, PRESETS)
-            default = PRESETS[preset].config
-        if args[:1] == ["train"] and (run := _take_resumed(args)) is not None:
-            if default != Config():
-                raise ConfigError(f"--resume {run} has settings of its own: leave the preset out")
-            default = read_config(run)
-            options = RunOptions.from_dict(read_options(run), run)
-        study, given = Study(), args[1:]
-        if args[:1] == ["sweep"]:
-            study, args[1:] = take_axes(*read_study(given))
-        commands = {
-            "train": _train_command(default, options),
-            "sweep": _sweep_command(study, given),
-            "status": status,
-            "evaluate": evaluate,
-            "plot": plot,
-            "render": render,
-            "export": export,
-            "check-env": check_env,
-            "list": list_names,
-        }
-        if args and args[0] in commands:
-            args[1:] = in_one_style(args[1:], commands[args[0]])
-        tyro.extras.subcommand_cli_from_dict(
-            commands, prog="fp3o", description=DESCRIPTION, args=args or ["--help"]
-        )
+        if args[:1] in (["--version"], ["-V"]):
+            print(version())
+        else:
+            _run(args or ["--help"])
     except (ConfigError, RunError) as error:
         tell(Console(stderr=True), str(error), "error:", "bold red")
         return 2 if isinstance(error, ConfigError) else 1
+    except KeyboardInterrupt:
+        said = "What was written is whole, and the same command goes on or begins again"
+        tell(Console(stderr=True), said, "stopped.", "bold red")
+        return STOPPED
     return 0
 
 
-def _take_resumed(args: list[str]) -> Path | None:
-    """The run behind ``--resume``, which is taken out of the arguments.
-
-    Raises:
-        ConfigError: there is none, or another directory is named.
-    """
-    places = [i for i, arg in enumerate(args) if arg == "--resume" or arg.startswith("--resume=")]
-    if not places:
-        return None
-    _, equals, run = args.pop(places[0]).partition("=")
-    if not equals:
-        if len(args) <= places[0] or args[places[0]].startswith("--"):
-            raise ConfigError("--resume needs the directory of a run")
-        run = args.pop(places[0])
-    if any(arg.partition("=")[0] in ("--run-dir", "--run_dir") for arg in args):
-        raise ConfigError(f"--resume {run} goes on in that directory: leave --run-dir out")
-    return Path(run)
+def _run(args: list[str]) -> None:
+    xla.keep_compiled()
+    # W&B's variables are for those who train: one that cannot be used stops nobody else.
+    config, options = Config(), RunOptions(wandb=WandbOptions("disabled", tags=(), init_timeout=1.0))
+    study, given = Study(config, options), args[1:]
+    if args[0] == "train":
+        config, options, args[1:] = training(given)
+    elif args[0] == "sweep":
+        study, args[1:] = sweeping(given)
+    commands = {
+        "train": _train_command(config, options),
+        "sweep": _sweep_command(study, given),
+        "status": status,
+        "evaluate": evaluate,
+        "plot": plot,
+        "render": render,
+        "export": export,
+        "check-env": check_env,
+        "list": list_names,
+    }
+    for command in commands.values():
+        command.__doc__ = helping.in_whole_lines(command.__doc__)
+    if args[0] in commands:
+        args[1:] = in_one_style(args[1:], commands[args[0]])
+    asks = {"-h", "--help"} & {*args}
+    with helping.wrapped() if asks else contextlib.nullcontext():
+        tyro.extras.subcommand_cli_from_dict(
+            commands, prog="fp3o", description=helping.DESCRIPTION, args=args, registry=helping.REGISTRY
+        )
 
 
 def _train_command(default: Config, default_options: RunOptions) -> Callable[..., None]:
     def train(
+        preset: Preset = None,
         config: Annotated[Config, tyro.conf.arg(name="")] = default,
         options: Annotated[RunOptions, tyro.conf.arg(name="")] = default_options,
+        file: Annotated[Path | None, tyro.conf.arg(name="config")] = None,
+        resume: Path | None = None,
+        said: Said = USUALLY,
     ) -> None:
         """Train, evaluate and write a run directory.
 
         `fp3o train [PRESET] [settings]`, or `fp3o train --resume RUN` for one that was stopped; with a larger
         `--total-env-steps` it goes on further than it was going to.
+
+        Args:
+            preset: the name of a preset or of an environment, `fp3o list` has them
+            file: settings from a TOML, YAML or JSON file, as config.json of a run holds them; those that are
+                given beside it win
+            resume: go on with the run in this directory
         """
-        run_training(config, options)
+        refuse_late(preset, "train")
+        summary = run_training(config, options, console=said.console)
+        if summary:  # and none where another process writes
+            said.result(**summary)
 
     return train
 
 
 def _sweep_command(study: Study, given: list[str]) -> Callable[..., None]:
     def sweep(
+        preset: Preset = None,
         config: Annotated[Config, tyro.conf.arg(name="")] = study.config,
         options: Annotated[RunOptions, tyro.conf.arg(name="")] = study.options,
         samples: int = study.samples,
@@ -131,6 +127,8 @@ def _sweep_command(study: Study, given: list[str]) -> Callable[..., None]:
         print_commands: bool = False,
         on: Literal["here", "slurm", "local"] = "here",
         jobs: JobOptions = study.jobs,
+        file: Annotated[Path | None, tyro.conf.arg(name="config")] = None,
+        said: Said = USUALLY,
     ) -> None:
         """Train many runs side by side: `fp3o sweep [PRESET | STUDY.toml] [axes] [settings] --run-dir DIR`.
 
@@ -139,6 +137,7 @@ def _sweep_command(study: Study, given: list[str]) -> Callable[..., None]:
         commas, which take the same value. The same command goes on with what is not finished.
 
         Args:
+            preset: the name of a preset or of an environment, or a file STUDY.toml
             samples: points that are drawn from the random axes
             sample_seed: of the draws
             runs_per_program: most runs that train side by side; by default all that can
@@ -148,7 +147,9 @@ def _sweep_command(study: Study, given: list[str]) -> Callable[..., None]:
             on: slurm: submit a job for each program that is not finished (needs submitit); local: the same
                 in processes of this machine, to try it
             jobs: what such a job asks for
+            file: settings of all points from a TOML, YAML or JSON file; those that are given beside it win
         """
+        refuse_late(preset, "sweep")
         planned = dataclasses.replace(
             study,
             config=config,
@@ -157,27 +158,31 @@ def _sweep_command(study: Study, given: list[str]) -> Callable[..., None]:
             sample_seed=sample_seed,
             runs_per_program=runs_per_program,
         )
+        run_dir, console = options.run_dir, said.console
         if dry_run:
-            planned.describe(Console())
+            said.result(run_dir=run_dir, **planned.describe(console))
         elif on != "here":
             if index is not None:
                 raise ConfigError(f"index={index} is one program alone, and --on {on} submits all")
-            planned.submit(on, jobs, Console())
+            said.result(run_dir=run_dir, jobs=planned.submit(on, jobs, console))
         elif print_commands:
-            planned.print_commands(in_one_style(given, sweep))
+            planned_commands = planned.commands(in_one_style(given, sweep))
+            for command in [] if said.json or said.quiet else planned_commands:
+                print(command)
+            said.result(run_dir=run_dir, commands=planned_commands)
         else:
-            planned.run(index, Console())
+            said.result(run_dir=run_dir, runs=planned.run(index, console))
 
     return sweep
 
 
-def status(sweep: tyro.conf.Positional[Path]) -> None:
+def status(sweep: tyro.conf.Positional[Path], said: Said = USUALLY) -> None:
     """How far a sweep is: `fp3o status DIR`.
 
     Args:
         sweep: its directory
     """
-    show_status(sweep)
+    said.result(run_dir=sweep, programs=show_status(sweep, said.console))
 
 
 def evaluate(
@@ -187,6 +192,7 @@ def evaluate(
     sampled: bool = False,
     best: bool = False,
     env: str | None = None,
+    said: Said = USUALLY,
 ) -> None:
     """Play the trained policies: `fp3o evaluate RUN`.
 
@@ -198,7 +204,16 @@ def evaluate(
         best: the checkpoint with the highest win rate or return, instead of the newest
         env: module:factory or another name, in place of the run's own or of the object that it was given
     """
-    evaluate_run(run, episodes=episodes, seed_index=seed_index, sampled=sampled, best=best, env=env)
+    seeds = evaluate_run(
+        run,
+        episodes=episodes,
+        seed_index=seed_index,
+        sampled=sampled,
+        best=best,
+        env=env,
+        console=said.console,
+    )
+    said.result(run_dir=run, episodes=episodes, sampled=sampled, best=best, seeds=seeds)
 
 
 def plot(
@@ -213,6 +228,7 @@ def plot(
     output: Path | None = None,
     csv: Path | None = None,
     latex: Path | None = None,
+    said: Said = USUALLY,
 ) -> None:
     """Draw learning curves and compare final scores: `fp3o plot RUN [RUN ...]`.
 
@@ -240,15 +256,15 @@ def plot(
     from fp3o_jax.runs.figures import plot_response, plot_runs
 
     common = {"metric": metric, "by": by, "within": within, "best_of": best_of}
-    common |= {"output": output, "csv": csv, "latex": latex}
+    common |= {"output": output, "csv": csv, "latex": latex, "console": said.console}
     if over is None:
-        plot_runs(runs, smooth=smooth, baseline=baseline, **common)
+        said.result(written=plot_runs(runs, smooth=smooth, baseline=baseline, **common))
         return
     if smooth != 1:
         raise ConfigError(f"smooth={smooth} is for learning curves: --over draws final scores")
     if baseline is not None:
         raise ConfigError(f"baseline={baseline!r} compares methods: --over draws each against a setting")
-    plot_response(runs, over=over, **common)
+    said.result(written=plot_response(runs, over=over, **common))
 
 
 def render(
@@ -259,6 +275,7 @@ def render(
     best: bool = False,
     env: str | None = None,
     output: Path | None = None,
+    said: Said = USUALLY,
 ) -> None:
     """Watch a trained policy: `fp3o render RUN` writes an episode as a GIF, MP4 or interactive page.
 
@@ -272,7 +289,7 @@ def render(
         output: file to write, .gif or .mp4 (which needs PyAV: pip install av) for SMAX and MPE, .html for
             MABrax; by default a .gif or .html in the run's figures/
     """
-    render_run(
+    written = render_run(
         run,
         seed_index=seed_index,
         episode_seed=episode_seed,
@@ -280,7 +297,9 @@ def render(
         best=best,
         env=env,
         output=output,
+        console=said.console,
     )
+    said.result(written=written)
 
 
 def export(
@@ -289,6 +308,7 @@ def export(
     best: bool = False,
     env: str | None = None,
     output: Path | None = None,
+    said: Said = USUALLY,
 ) -> None:
     """Take a trained policy away: `fp3o export RUN` writes policy.safetensors and policy.json.
 
@@ -302,13 +322,15 @@ def export(
     from fp3o_jax.policy import load_policy
 
     folder = load_policy(run, seed_index, best, env).save(output or run / "policy")
-    tell(Console(), f"written to {folder}")
+    tell(said.console, f"written to {folder}")
+    said.result(written=folder)
 
 
 def check_env(
     env: tyro.conf.Positional[str],
     env_kwargs: dict[str, bool | int | float | str] | None = None,
     steps: int = 300,
+    said: Said = USUALLY,
 ) -> None:
     """What the trainer sees of an environment: `fp3o check-env ENV`, a name or `module:factory`.
 
@@ -321,32 +343,20 @@ def check_env(
     """
     from fp3o_jax import envs
 
-    if steps < 1:
-        raise ConfigError(f"steps={steps} must be at least 1")
+    steps = as_count("steps", steps)
     try:
         report = envs.check_env(env, env_kwargs, steps)
     except ConfigError as error:
         raise RunError(str(error)) from error
-    Console().print(str(report), highlight=False, markup=False, soft_wrap=True)
+    said.console.print(str(report), highlight=False, markup=False, soft_wrap=True)
+    said.result(env=report.env.name, notes=report.notes, **dict(report.rows))
 
 
-def list_names() -> None:
-    """Name the presets and the environments."""
-    from fp3o_jax.envs import available
-
-    console = Console()
-    table = Table(title="presets: fp3o train PRESET")
-    table.add_column("preset")
-    table.add_column("what it is")
-    for name, preset in PRESETS.items():
-        table.add_row(name, preset.summary)
-    console.print(table)
-    console.print("environments: fp3o train --env ENV")
-    for name in available():
-        tell(console, f"  {name}")
-    for names in (registry.algorithms, registry.sharings, registry.environments, registry.sinks):
-        for name, by in sorted(names.outside().items()):
-            tell(console, f"{names.setting}={name} is brought by {by}")
+def list_names(said: Said = USUALLY) -> None:
+    """Name the presets, with what they reach, the algorithms, the sharings and the environments."""
+    names = listing.names()
+    listing.show(said.console, names)
+    said.result(**names)
 
 
 if __name__ == "__main__":

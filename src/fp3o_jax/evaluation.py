@@ -17,6 +17,7 @@ from fp3o_jax.envs import Observation, Outcome
 from fp3o_jax.envs.base import batch_reset, batch_step
 from fp3o_jax.kernels import shards
 from fp3o_jax.train import Trainer
+from fp3o_jax.values import as_count
 
 STEP_LIMIT = 10_000
 
@@ -71,10 +72,13 @@ def make_evaluate(
         ``evaluate(state.params, key)`` -> per episode [E]: ``episode_return`` (undiscounted team return),
         ``episode_length`` (steps) and, where the environment knows victories, ``win_rate`` (1 if won).
         An episode without an end is cut after ``STEP_LIMIT`` steps.
+
+    Raises:
+        ConfigError: fewer than one episode.
     """
 
     count = trainer.config.env_shards
-    episodes = -(-episodes // count)
+    episodes = -(-as_count("episodes", episodes) // count)
 
     def evaluate(params: Any, key: Array) -> dict[str, Array]:
         key = shards.own_key(key)

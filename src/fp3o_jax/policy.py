@@ -22,6 +22,7 @@ from fp3o_jax.team.actor_critic import ActorCritic
 from fp3o_jax.team.modules import Trunk
 from fp3o_jax.team.sharing import Sharing
 from fp3o_jax.team.trunks import Trunks, both, described
+from fp3o_jax.values import as_count
 
 if TYPE_CHECKING:
     from fp3o_jax.train import Trainer
@@ -121,12 +122,15 @@ class Policy:
     def save(self, folder: Path) -> Path:
         """Writes ``policy.safetensors``, in the layout that JaxMARL's ``load_params`` reads, and
         ``policy.json``, the architecture; :func:`load_policy` reads both back."""
-        from safetensors.flax import save_file
+        from safetensors.flax import save
+
+        from fp3o_jax.runs.directory import write_whole
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(flatten_dict(self.params, sep=","), folder / WEIGHTS)
-        (folder / ARCHITECTURE).write_text(json.dumps(self.architecture, indent=2) + "\n", encoding="utf-8")
+        # `save_file` would let nobody but the user read it.
+        write_whole(folder / WEIGHTS, save(flatten_dict(self.params, sep=",")))
+        write_whole(folder / ARCHITECTURE, json.dumps(self.architecture, indent=2) + "\n")
         return folder
 
     def _stacked(self, by_agent: Mapping[str, Array], sizes: tuple[int, ...]) -> Array:
@@ -154,8 +158,10 @@ def play(
         ``episode_return``, the team's (the mean over agents), and ``episode_length``; [episodes] each.
 
     Raises:
-        ConfigError: an agent's observation is missing at the start, or of another size.
+        ConfigError: an agent's observation is missing at the start, or of another size; or fewer than one
+            episode.
     """
+    episodes = as_count("episodes", episodes)
     act, all_available = jax.jit(policy.act), np.ones(max(policy.architecture["action_sizes"]), bool)
     returns, lengths = np.zeros(episodes), np.zeros(episodes, int)
     for i in range(episodes):

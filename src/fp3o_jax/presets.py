@@ -8,10 +8,17 @@ from fp3o_jax.config import Config
 
 
 class Preset(NamedTuple):
-    """A config by name."""
+    """A config by name.
+
+    Attributes:
+        summary: what it is.
+        config: its settings.
+        reaches: what was measured, and after how long; empty where nothing was.
+    """
 
     summary: str
     config: Config
+    reaches: str = ""
 
 
 _SMAC_REFERENCE = Config(
@@ -58,6 +65,7 @@ PRESETS: dict[str, Preset] = {
             num_minibatches=2,
             max_grad_norm=0.5,
         ),
+        "a win rate of 0.86, 0.90 and 0.88 with three seeds and --total-env-steps 1e6",
     ),
     "mpe-spread": Preset(
         "MPE simple_spread: about a minute on two cores",
@@ -70,6 +78,7 @@ PRESETS: dict[str, Preset] = {
             lr_schedule="linear",
             num_minibatches=2,
         ),
+        "a return of -14.5 [-15.4, -13.7], the IQM of ten seeds, with --total-env-steps 5e6",
     ),
     "mabrax-halfcheetah": Preset(
         "a half-cheetah of six agents: ten minutes on two cores",
@@ -78,6 +87,7 @@ PRESETS: dict[str, Preset] = {
     "mamujoco-halfcheetah": Preset(
         "a half-cheetah of six agents on MuJoCo itself: two minutes on two cores",
         _HALF_CHEETAH.replace(env="mamujoco/halfcheetah_6x1", normalize_obs="running"),
+        "a return of 3,718, 3,818 and 3,673 with three seeds and --total-env-steps 4e5",
     ),
     "mamujoco-swimmer": Preset(
         "the paper's swimmer of eight agents on MuJoCo itself: eight minutes on two cores",

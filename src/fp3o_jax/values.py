@@ -87,6 +87,21 @@ def as_meant(value: Any, hint: Any) -> Any:
     return value
 
 
+def as_count(name: str, value: Any, least: int = 1) -> int:
+    """How many of something, as an int.
+
+    Raises:
+        ConfigError: it is no whole number, or a smaller one than ``least``.
+    """
+    try:
+        count = as_meant(value, int)
+        if count >= least:
+            return count
+    except (ValueError, TypeError):
+        pass
+    raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}")
+
+
 def alternatives(hint: Any) -> tuple[Any, ...]:
     """The members of a union, or the one type."""
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)

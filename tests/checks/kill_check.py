@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -83,7 +84,9 @@ def stop_at_random(check: Check, process: subprocess.Popen, run: Path, moments: 
 
 
 def result(run: Path) -> tuple[bytes, str]:
-    return (run / "metrics.jsonl").read_bytes(), digest(pack(load_run(run)[1]))
+    # All but the time at which a row was written.
+    rows = re.sub(rb', "time": [\d.]+\}', b"}", (run / "metrics.jsonl").read_bytes())
+    return rows, digest(pack(load_run(run)[1]))
 
 
 def main(check: Check) -> int:

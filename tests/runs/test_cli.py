@@ -95,7 +95,7 @@ def test_errors_name_the_setting(args, said, capsys, tmp_path, monkeypatch):
 def settings_of(args, monkeypatch):
     """What `fp3o train` would train with, without training."""
     given = []
-    monkeypatch.setattr(cli, "run_training", lambda config, options: given.append((config, options)))
+    monkeypatch.setattr(cli, "run_training", lambda config, options, **_: given.append((config, options)))
     assert main(["train", *args]) == 0
     return given[0]
 
@@ -119,6 +119,11 @@ def test_switches_and_numbers_in_every_style(monkeypatch):
         (["--total_env_steps=2.5e6", "--num-envs=8.0"], {"total_env_steps": 2_500_000, "num_envs": 8}),
         (["--block-size", "1e3", "--num-seeds", "2"], {"block_size": 1000, "num_seeds": 2}),
         (["--block-size", "None"], {}),
+        (["--hidden-sizes", "1e2", "64.0"], {"hidden_sizes": (100, 64)}),
+        (
+            ["--env-kwargs", "a", "1e1", "b", "1.0", "c", "true", "d", "1e-1", "e", "x"],
+            {"env_kwargs": {"a": 10, "b": 1.0, "c": True, "d": 0.1, "e": "x"}},
+        ),
         ([f"--seed={2**64 - 1}"], {"seed": 2**64 - 1}),
         (["--gamma", "1", "--advantage-split", "uniform"], {"gamma": 1.0}),
         (
@@ -128,6 +133,8 @@ def test_switches_and_numbers_in_every_style(monkeypatch):
     ):
         config, options = settings_of(args, monkeypatch)
         assert (config, options) == (usual.replace(**changes), RunOptions()), args
+        kinds = [type(value) for value in config.env_kwargs.values()]
+        assert kinds in ([], [int, float, bool, float, str])
     _, options = settings_of(
         ["--tensorboard=True", "--eval-every=1e1", "--wandb.tags", "True", "1e3"], monkeypatch
     )
@@ -139,7 +146,7 @@ def test_switches_and_numbers_in_every_style(monkeypatch):
 def test_switches_of_other_commands(monkeypatch, tmp_path):
     calls = []
     for name in ("evaluate_run", "render_run"):
-        monkeypatch.setattr(cli, name, lambda run, **settings: calls.append((run, settings)))
+        monkeypatch.setattr(cli, name, lambda run, console, **settings: calls.append((run, settings)))
     run = str(tmp_path / "run")
     assert main(["evaluate", "--sampled=True", run, "--best=False", "--episodes", "1e3"]) == 0
     assert calls[-1] == (
@@ -152,12 +159,19 @@ def test_switches_of_other_commands(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "args", [["--num-envs", "1.5"], ["--recurrent=maybe"], ["--seed=nan"], ["--epochs", "inf"]]
+    ("args", "said"),
+    [
+        (["--num-envs", "1.5"], "--num-envs 1.5 must be a whole number"),
+        (["--recurrent=maybe"], "--recurrent=maybe must be True or False"),
+        (["--seed=nan"], "--seed nan must be a whole number"),
+        (["--epochs", "inf"], "--epochs inf must be a whole number"),
+        (["--hidden-sizes", "64", "6.5"], "--hidden-sizes 6.5 must be a whole number"),
+        (["--jobs.gpus", "half"], "--jobs.gpus half must be a whole number"),
+    ],
 )
-def test_what_is_neither_is_refused(args, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(["train", *args])
-    assert stop.value.code == 2
+def test_what_is_neither_is_refused(args, said, capsys):
+    assert main(["sweep" if "jobs" in args[0] else "train", *args]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_seeds_of_64_bits(tmp_path, capsys):

@@ -190,7 +190,7 @@ def test_damaged_runs(tmp_path):
         (["nowhere"], "run='nowhere' is not a run: expected a directory with config.json and metrics.jsonl"),
         (["."], "run='.' is not a run"),
         (["runs/a", "--metric", "winrate"], "did you mean 'win_rate'?"),
-        (["runs/a", "--smooth", "0"], "smooth=0 must be at least 1"),
+        (["runs/a", "--smooth", "0"], "smooth=0 must be a whole number of at least 1"),
         (["runs/a", "--output", "a.eps"], "output='a.eps' must end in .png, .pdf or .svg"),
         (["runs/a", "--by", "algoritm"], "by='algoritm' is unknown: did you mean 'algorithm'?"),
         (["runs/a", "--within", "seed"], "within='seed' is unknown"),

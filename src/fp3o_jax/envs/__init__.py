@@ -97,7 +97,7 @@ def available() -> list[str]:
     return [f"{family}/{task}" for family, names in tasks.items() for task in names] + others
 
 
-def _called(name: str, maker: Any, *args: Any, **options: Any) -> Any:
+def _called(name: str, maker: Any, /, *args: Any, **options: Any) -> Any:
     try:
         inspect.signature(maker).bind(*args, **options)
     except TypeError as error:

@@ -14,6 +14,7 @@ from jax import Array
 from fp3o_jax.config import ConfigError
 from fp3o_jax.envs.base import Environment, Observation
 from fp3o_jax.envs.spaces import existing_actions, playable
+from fp3o_jax.values import as_count
 
 COPIES = 8
 
@@ -60,8 +61,9 @@ def report_on(env: Environment, steps: int = 300) -> EnvReport:
     Raises:
         ConfigError: something seen by a living agent, a global state or a reward is not finite; a living
             agent has no action available; the environment sets what it says that it never sets; an episode
-            is longer than it says.
+            is longer than it says; or fewer than one step.
     """
+    steps = as_count("steps", steps)
     seen = jax.device_get(jax.jit(partial(_play, env, steps))())
     _check_finite(env, seen)
     _check_promises(env, seen)

@@ -28,7 +28,7 @@ def smax(map_name: str, reward: TeamReward = "mean", **kwargs: Any) -> Environme
         from jaxmarl.environments.smax import HeuristicEnemySMAX
         from jaxmarl.environments.smax.smax_env import map_name_to_scenario
 
-        env = _build(HeuristicEnemySMAX, scenario=map_name_to_scenario(map_name), **kwargs)
+        env = _build(HeuristicEnemySMAX, {"scenario": map_name_to_scenario(map_name)}, kwargs)
     return adapt(env, f"smax/{map_name}", reward=reward)
 
 
@@ -40,7 +40,7 @@ def mabrax(task: str, reward: TeamReward = "mean", **kwargs: Any) -> Environment
         from jaxmarl.environments.mabrax.mabrax_env import MABraxEnv
 
     with quiet(), quiet_mujoco():
-        env = _build(MABraxEnv, env_name=task, auto_reset=False, **kwargs)
+        env = _build(MABraxEnv, {"env_name": task, "auto_reset": False}, kwargs)
     return adapt(env, f"mabrax/{task}", reward=reward)
 
 
@@ -57,12 +57,25 @@ def mpe(task: str, reward: TeamReward = "mean", **kwargs: Any) -> Environment:
         from jaxmarl.environments import mpe as tasks
 
         name = "".join(word.capitalize() for word in task.split("_")) + "MPE"
-        env = _build(getattr(tasks, name), **kwargs)
+        env = _build(getattr(tasks, name), {}, kwargs)
     return adapt(env, f"mpe/{task}", reward=reward)
 
 
-def _build(cls: type, **kwargs: Any) -> Any:
+def _build(cls: type, ours: dict[str, Any], kwargs: dict[str, Any]) -> Any:
+    """An environment of what the name says, ``ours``, and the user's options.
+
+    Raises:
+        ConfigError: they do not fit it, or would change what the name says or the trainer relies on.
+    """
+    if taken := sorted(ours.keys() & kwargs):
+        raise ConfigError(
+            f"env_kwargs {taken[0]}={kwargs[taken[0]]!r} is no option: the name of the environment decides "
+            "what it is, and the trainer when episodes begin"
+        )
     try:
-        return cls(**kwargs)
-    except (TypeError, ValueError, AssertionError) as error:
-        raise ConfigError(f"env_kwargs={kwargs!r} do not fit {cls.__name__}: {error}") from error
+        return cls(**ours, **kwargs)
+    except Exception as error:
+        if not kwargs and not isinstance(error, (TypeError, ValueError, AssertionError)):
+            raise
+        said = str(error) or type(error).__name__
+        raise ConfigError(f"env_kwargs={kwargs!r} do not fit {cls.__name__}: {said}") from error

@@ -151,11 +151,11 @@ class RunDirectory:
         write_whole(self.path / name, json.dumps(plain(content), indent=2, allow_nan=False) + "\n")
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file, which is there as a whole or not at all."""
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Writes a file, which is there as a whole or not at all, and which whoever the umask says can read."""
     part = path.with_name(f"{path.name}.part")
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text)
+    with part.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)

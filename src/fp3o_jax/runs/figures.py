@@ -33,6 +33,7 @@ from fp3o_jax.runs.scores import (
     summarize,
 )
 from fp3o_jax.runs.statistics import iqm, pooled, stratified_bootstrap
+from fp3o_jax.values import as_count
 
 #: Steps at which a curve is drawn: as many as can be told apart.
 MAX_STEPS = 100
@@ -79,8 +80,7 @@ def plot_runs(
         ConfigError: a path is not a run, or a setting cannot be used.
     """
     console, notes = console or Console(), Notes()
-    if smooth < 1:
-        raise ConfigError(f"smooth={smooth} must be at least 1 (update)")
+    smooth = as_count("smooth", smooth)
     choice = Choice.of(by, within, best_of=best_of)
     figure_path(output, Path(), "")  # or a wrong ending would be found out after all the reading
     every = _read(paths, curves=True)

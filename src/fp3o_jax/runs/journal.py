@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,8 +20,10 @@ from fp3o_jax.runs.statistics import far_behind
 
 #: metric -> its label in the progress display.
 SHOWN = {"episode_return": "return", "win_rate": "win rate"}
-#: A joint KL so many times the median of the last 50 updates is told.
+#: A joint KL so many times the median of the last 50 updates is told, unless the step is a small one all the
+#: same: in a game that is solved the usual one is 0, and any step infinitely larger.
 KL_ALARM = 10.0
+SMALL_KL = 0.01
 #: A seed that is far behind the others in so many updates on end is told.
 BEHIND_ALARM = 20
 
@@ -91,14 +94,15 @@ class Journal:
         return update * self._config.steps_per_update * len(self._seeds)
 
     def write(self, update: int, metrics: Mapping[str, np.ndarray], speed: float) -> None:
-        """Appends the metrics [num_seeds, ...] of one update; sinks get ``speed`` (env steps/s) as well."""
+        """Appends the metrics [num_seeds, ...] of one update, and when that was; sinks get ``speed`` (env
+        steps/s) as well."""
         finite = metrics["finite"]
         metrics = {name: value for name, value in metrics.items() if name != "finite"}
-        steps = update * self._config.steps_per_update
+        steps, now = update * self._config.steps_per_update, round(time.time(), 3)
         rows = [
             {"seed": seed, "update": update}
             | ({name: value[i] for name, value in metrics.items()} if finite[i] else {})
-            | {"env_steps": steps}
+            | {"env_steps": steps, "time": now}
             for i, seed in enumerate(self._seeds)
         ]
         self._directory.log(row for row, good in zip(rows, finite, strict=True) if good)
@@ -126,7 +130,7 @@ class Journal:
     def _watch(self, update: int, joint_kl: float) -> None:
         """Warns, once each time, of steps far larger than this run's are."""
         usual = float(np.median(self._usual_kl)) if len(self._usual_kl) >= 10 else math.inf
-        far = joint_kl > KL_ALARM * usual
+        far = joint_kl > max(KL_ALARM * usual, SMALL_KL)
         if far and not self._far:
             tell(
                 self._console,

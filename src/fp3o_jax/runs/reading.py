@@ -14,8 +14,8 @@ import numpy as np
 
 from fp3o_jax.config import Config, ConfigError, unknown
 
-#: Columns of metrics.jsonl that say where a line belongs.
-ROW_KEYS = ("seed", "update", "env_steps")
+#: Columns of metrics.jsonl that say where a line belongs and when it was written.
+ROW_KEYS = ("seed", "update", "env_steps", "time")
 #: The file that makes a folder one of many runs, in ``runs/NAME``.
 PLAN = "sweep.json"
 

@@ -21,6 +21,7 @@ from fp3o_jax.seeds import seed_key, seed_keys
 from fp3o_jax.team.trunks import Trunks
 from fp3o_jax.team.trunks import described as described_trunk
 from fp3o_jax.train import Trainer, TrainState, make_train
+from fp3o_jax.values import as_count
 
 
 def load_run(
@@ -119,9 +120,10 @@ def evaluate_run(
         Per seed: mean and standard deviation over episodes of each result.
 
     Raises:
-        ConfigError: there is no run, no checkpoint, or no such seed.
+        ConfigError: there is no run, no checkpoint, no such seed, or fewer than one episode.
     """
     console = console or Console()
+    episodes = as_count("episodes", episodes)
     trainer, params = load_params(path, best, env, trunk)
     chosen = pick_seeds(trainer.config, seed_index)
     seeds = [trainer.config.seed + i for i in chosen]

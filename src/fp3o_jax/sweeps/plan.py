@@ -14,6 +14,7 @@ import numpy as np
 
 from fp3o_jax.config import Config, ConfigError, Hyperparams, unknown
 from fp3o_jax.runs.directory import plain
+from fp3o_jax.values import as_count
 
 #: Which seeds there are is no axis: all points have the same.
 SEEDS = ("seed", "num_seeds")
@@ -168,6 +169,7 @@ def make_programs(runs: Iterable[PlannedRun], runs_per_program: int | None = Non
         together.setdefault(program_key(run.point.config), []).append(run)
     if runs_per_program is None:
         return list(together.values())
+    runs_per_program = as_count("runs_per_program", runs_per_program)
     programs = []
     for group in together.values():
         room = 0
@@ -219,7 +221,8 @@ def _walk_together(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
 
 
 def _draws(axes: Mapping[str, Sequence[Any]], samples: int, seed: int) -> list[dict[str, Any]]:
-    if bool(axes) != bool(samples) or samples < 0:
+    samples, seed = as_count("samples", samples, 0), as_count("sample_seed", seed, 0)
+    if bool(axes) != bool(samples):
         raise ConfigError(
             f"samples={samples} with {len(axes)} random axes: random axes need a number of samples of at "
             "least 1, and samples need random axes"

@@ -116,8 +116,8 @@ def write_results(folder: SweepFolder) -> Path:
     return folder.path / "results.csv"
 
 
-def show_status(path: Path, console: Console | None = None) -> None:
-    """A table of the programs of a sweep, and how many runs are finished.
+def show_status(path: Path, console: Console | None = None) -> list[dict[str, Any]]:
+    """A table of the programs of a sweep, and how many runs are finished; returns what is in the table.
 
     Raises:
         ConfigError: there is no sweep.
@@ -138,6 +138,8 @@ def show_status(path: Path, console: Console | None = None) -> None:
         f"{sum(s.num_runs for s in states)} runs are finished",
         highlight=False,
     )
+    shown = ("label", "num_runs", "state", "update", "num_updates")
+    return [{name: getattr(state, name) for name in shown} for state in states]
 
 
 def _measured(

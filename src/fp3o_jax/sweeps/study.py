@@ -13,6 +13,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from fp3o_jax.config import Config, ConfigError, unknown
+from fp3o_jax.envs import available
 from fp3o_jax.presets import PRESETS
 from fp3o_jax.runs.loop import RunError
 from fp3o_jax.runs.options import RunOptions
@@ -50,12 +51,13 @@ class Study:
         names = [field.name for field in dataclasses.fields(self) if field.name != "jobs"]
         return Sweep(**{name: getattr(self, name) for name in names})
 
-    def run(self, index: int | None, console: Console) -> None:
+    def run(self, index: int | None, console: Console) -> list[dict[str, Any]]:
         """Trains what is missing: see :meth:`Sweep.run`."""
-        self.sweep().run(self.options.run_dir, index=index, console=console)
+        return self.sweep().run(self.options.run_dir, index=index, console=console)
 
-    def submit(self, where: Literal["slurm", "local"], jobs: JobOptions, console: Console) -> None:
-        """Submits a job for each program that is not finished; those of this machine are waited for.
+    def submit(self, where: Literal["slurm", "local"], jobs: JobOptions, console: Console) -> list[str]:
+        """Submits a job for each program that is not finished; those of this machine are waited for. Returns
+        their ids.
 
         Raises:
             RunError: one of them failed.
@@ -63,7 +65,7 @@ class Study:
         submitted = submit(self.sweep(), self.options.run_dir, where, jobs)
         if not submitted:
             tell(console, f"{self.options.run_dir} is finished")
-            return
+            return []
         for job in submitted:
             tell(console, f"job {job.job_id}, its output in {job.paths.stdout}")
         if where == "local":
@@ -72,23 +74,27 @@ class Study:
                 said = "\n".join(str(job.exception()).rstrip().splitlines()[-1] for job in failed)
                 raise RunError(f"{len(failed)} of {len(submitted)} jobs failed:\n{said}")
         tell(console, f"fp3o status {self.options.run_dir} tells how far they are")
+        return [job.job_id for job in submitted]
 
-    def describe(self, console: Console) -> None:
-        """Says how many programs and runs there would be."""
+    def describe(self, console: Console) -> dict[str, Any]:
+        """Says how many programs and runs there would be, and returns the same by name."""
         sweep = self.sweep()
-        for number, runs in enumerate(sweep.programs(self.options.run_dir)):
-            tell(console, f"  program {number}: {program_label(runs)}")
-        tell(console, sweep.describe(self.options.run_dir))
+        labels = [program_label(runs) for runs in sweep.programs(self.options.run_dir)]
+        for number, label in enumerate(labels):
+            tell(console, f"  program {number}: {label}")
+        tell(console, said := sweep.describe(self.options.run_dir))
+        return {"programs": labels, "what": said}
 
-    def print_commands(self, given: Sequence[str]) -> None:
+    def commands(self, given: Sequence[str]) -> list[str]:
         """A command for each program that is not finished, to be run anywhere.
 
         Args:
             given: the arguments that this study was made of.
         """
-        given = [arg for arg in given if arg not in ("--print-commands", "--print_commands")]
-        for number in self.sweep().unfinished(self.options.run_dir):
-            print(shlex.join(["fp3o", "sweep", *given, "--index", str(number)]))
+        how = ("--print-commands", "--print_commands", "--json", "--quiet")
+        given = [arg for arg in given if arg not in how]
+        numbers = self.sweep().unfinished(self.options.run_dir)
+        return [shlex.join(["fp3o", "sweep", *given, "--index", str(number)]) for number in numbers]
 
 
 def read_study(args: Sequence[str]) -> tuple[Study, list[str]]:
@@ -103,7 +109,7 @@ def read_study(args: Sequence[str]) -> tuple[Study, list[str]]:
     name = args.pop(0)
     if name.endswith(".toml"):
         return _from_file(Path(name)), args
-    return Study(_preset(name)), args
+    return Study(named_config(name)), args
 
 
 def take_axes(study: Study, args: Sequence[str]) -> tuple[Study, list[str]]:
@@ -150,7 +156,7 @@ def _from_file(path: Path) -> Study:
     for name in ("samples", "sample_seed", "runs_per_program"):
         if type(content.get(name, 0)) is not int:
             raise ConfigError(f"{path}: {name}={content[name]!r} must be a whole number")
-    config = _preset(content["preset"]) if "preset" in content else Config()
+    config = named_config(content["preset"]) if "preset" in content else Config()
     settings = content.get("settings", {})
     _check_names(f"{path}, settings", settings, [f.name for f in dataclasses.fields(Config)])
     options = dict(content.get("options", {}))
@@ -169,10 +175,22 @@ def _from_file(path: Path) -> Study:
     )
 
 
-def _preset(name: str) -> Config:
-    if name not in PRESETS:
+def named_config(name: str) -> Config:
+    """The config of a preset, or the usual one on an environment, ``family/task`` or ``module:factory``.
+
+    Raises:
+        ConfigError: there is no such preset, with the environments of that name.
+    """
+    if name in PRESETS:
+        return PRESETS[name].config
+    if "/" in name or ":" in name:
+        return Config(env=name)
+    try:
         raise unknown("preset", name, PRESETS)
-    return PRESETS[name].config
+    except ConfigError as error:
+        tasks = [env for env in available() if env.partition("/")[2] == name]
+        hint = f"; or did you mean the environment {' or '.join(tasks)}?" if tasks else ""
+        raise ConfigError(f"{error}{hint}") from None
 
 
 def _check_names(where: str, given: Any, valid: Any) -> None:

@@ -26,9 +26,9 @@ class Sink(Protocol):
         """Takes the rows of one update, one per seed, in the order of the seeds.
 
         Args:
-            rows: each with ``seed``, ``update`` (counted from 1), ``env_steps``, and metrics: numbers or
-                small NumPy arrays. NaN stands for nothing to report yet. A run that resumes sends updates
-                again, from the one behind its checkpoint on.
+            rows: each with ``seed``, ``update`` (counted from 1), ``env_steps``, ``time`` (seconds since
+                1970), and metrics: numbers or small NumPy arrays. NaN stands for nothing to report yet. A run
+                that resumes sends updates again, from the one behind its checkpoint on.
         """
 
     def summary(self, summary: Mapping[str, Any]) -> None:

@@ -1,0 +1,11 @@
+"""What a run wrote, but for the moments at which it did."""
+
+import re
+
+
+def without_times(run):
+    """The bytes of ``metrics.jsonl``, of each row without its time, which is checked to be there."""
+    lines = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    parts = [re.fullmatch(rb'(.*), "time": \d{10}\.\d{1,3}(\}\n)', line) for line in lines]
+    assert all(parts)
+    return b"".join(part[1] + part[2] for part in parts)
