@@ -16,7 +16,15 @@ from fp3o_jax import xla
 from fp3o_jax.arguments import in_one_style
 from fp3o_jax.config import Config, ConfigError, unknown
 from fp3o_jax.presets import PRESETS
-from fp3o_jax.runs import RunError, RunOptions, evaluate_run, render_run, run_training
+from fp3o_jax.runs import (
+    RunError,
+    RunOptions,
+    cross_play_runs,
+    evaluate_run,
+    evaluate_team,
+    render_run,
+    run_training,
+)
 from fp3o_jax.runs.directory import read_config, read_options
 from fp3o_jax.runs.progress import tell
 from fp3o_jax.sweeps import show_status
@@ -35,6 +43,8 @@ Train teams of agents with FP3O, MAPPO, IPPO, HAPPO, A2PO or CoPPO, end to end i
                                               many runs side by side
   fp3o status DIR                             how far a sweep is
   fp3o evaluate RUN --episodes 1000           play its policies
+  fp3o evaluate --team A:agent_0 B:agent_1    ... a team mixed from several runs
+  fp3o crossplay RUN                          ... its seeds with one another
   fp3o render RUN                             watch an episode
   fp3o export RUN                             take a policy away
   fp3o plot runs/A runs/B                     learning curves and final scores, compared
@@ -68,6 +78,7 @@ def main(args: Sequence[str] | None = None) -> int:
             "sweep": _sweep_command(study, given),
             "status": status,
             "evaluate": evaluate,
+            "crossplay": crossplay,
             "plot": plot,
             "render": render,
             "export": export,
@@ -181,22 +192,55 @@ def status(sweep: tyro.conf.Positional[Path]) -> None:
 
 
 def evaluate(
-    run: tyro.conf.Positional[Path],
+    run: tyro.conf.Positional[Path | None] = None,
+    team: tuple[str, ...] = (),
     episodes: int = 512,
     seed_index: int | None = None,
     sampled: bool = False,
     best: bool = False,
 ) -> None:
-    """Play the trained policies: `fp3o evaluate RUN`.
+    """Play the trained policies: `fp3o evaluate RUN`, or `fp3o evaluate --team RUN:AGENT ...`.
 
     Args:
         run: run directory, finished or not
+        team: in place of a run, a team whose agents come from several: RUN:AGENT,AGENT for each, or
+            RUN@SEED_INDEX:AGENT,AGENT for another seed than the first; agents by name or number
         episodes: per seed
         seed_index: one seed alone, counted from 0; by default all
         sampled: draw actions instead of taking the most probable ones
         best: the checkpoint with the highest win rate or return, instead of the newest
     """
-    evaluate_run(run, episodes=episodes, seed_index=seed_index, sampled=sampled, best=best)
+    if (run is None) == (not team):
+        raise ConfigError("evaluate plays the policies of one RUN or those of a --team: one of the two")
+    if run is not None:
+        evaluate_run(run, episodes=episodes, seed_index=seed_index, sampled=sampled, best=best)
+    elif seed_index is not None:
+        raise ConfigError(f"seed_index={seed_index} is said of each run of a team: RUN@{seed_index}:AGENT")
+    else:
+        evaluate_team(team, episodes=episodes, sampled=sampled, best=best)
+
+
+def crossplay(
+    runs: tyro.conf.Positional[tuple[Path, ...]],
+    episodes: int = 512,
+    sampled: bool = False,
+    best: bool = False,
+    output: Path | None = None,
+) -> None:
+    """Play each seed in the teams of all: `fp3o crossplay RUN [RUN ...]`.
+
+    One agent of a seed joins a team of another, in each place in turn. What seeds earn with themselves and
+    not with one another is convention, the rest is skill.
+
+    Args:
+        runs: run directories of one environment, with two seeds or more together, finished or not
+        episodes: for each pair of seeds
+        sampled: draw actions instead of taking the most probable ones
+        best: the checkpoints with the highest win rate or return, instead of the newest
+        output: path of the heat map, .png, .pdf or .svg, and of the table, .csv; by default figures/crossplay
+            in the run, or for several here
+    """
+    cross_play_runs(runs, episodes=episodes, sampled=sampled, best=best, output=output)
 
 
 def plot(
