@@ -248,7 +248,9 @@ def draw_matrix(result: CrossPlay, names: Sequence[str]) -> Figure:
 def _tell(console: Console, result: CrossPlay, names: Sequence[str], how: str) -> None:
     if len(names) <= READABLE:
         title = f"{result.metric.replace('_', ' ')} of one newcomer (row) in a team (column); {how}"
-        table = Table("", *map(Text, names), title=title)
+        table = Table("", title=title)
+        for name in names:
+            table.add_column(Text(name))
         for name, row in zip(names, result.matrix, strict=True):
             table.add_row(Text(name), *(f"{x:.3f}" for x in row))
         console.print(table)
