@@ -318,7 +318,11 @@ def render(
 
 
 def export(
-    run: tyro.conf.Positional[Path], seed_index: int = 0, best: bool = False, output: Path | None = None
+    run: tyro.conf.Positional[Path],
+    seed_index: int = 0,
+    best: bool = False,
+    output: Path | None = None,
+    format: Literal["safetensors", "onnx"] = "safetensors",
 ) -> None:
     """Take a trained policy away: `fp3o export RUN` writes policy.safetensors and policy.json.
 
@@ -327,10 +331,16 @@ def export(
         seed_index: which seed's policy, counted from 0
         best: the checkpoint with the highest win rate or return, instead of the newest
         output: folder to write to; by default policy/ in the run
+        format: onnx: AGENT.onnx for each agent as well (which needs jax2onnx: pip install 'fp3o-jax[onnx]')
     """
     from fp3o_jax.policy import load_policy
 
-    folder = load_policy(run, seed_index, best).save(output or run / "policy")
+    policy, folder = load_policy(run, seed_index, best), output or run / "policy"
+    if format == "onnx":
+        from fp3o_jax.runs.onnx_files import save_onnx
+
+        save_onnx(policy, folder)
+    policy.save(folder)
     tell(Console(), f"written to {folder}")
 
 

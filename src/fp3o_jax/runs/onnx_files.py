@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,14 @@ import numpy as np
 from jax.extend import core
 
 from fp3o_jax.config import ConfigError
-from fp3o_jax.policy import ARCHITECTURE, Policy
+from fp3o_jax.policy import Policy
 
 #: Runtimes of 2023 and later read it.
 OPSET = 17
 
 
 def save_onnx(policy: Policy, folder: Path) -> list[Path]:
-    """Writes ``AGENT.onnx`` for each agent, and ``policy.json``, the architecture, beside them.
+    """Writes ``AGENT.onnx`` for each agent.
 
     Inputs are ``obs`` float [O] as the environment gives it, for a recurrent policy ``state`` float [H],
     zeros when an episode begins, and for discrete actions ``action_mask`` bool [A], which are available.
@@ -44,8 +44,7 @@ def save_onnx(policy: Policy, folder: Path) -> list[Path]:
         ) from error
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / ARCHITECTURE]
-    files[0].write_text(json.dumps(policy.architecture, indent=2) + "\n", encoding="utf-8")
+    files = []
     for agent in policy.agents:
         act, inputs = _of_arrays(policy, agent)
         outputs = [name for name in ORDER if name in jax.eval_shape(act, *inputs.values())]
@@ -57,7 +56,7 @@ def save_onnx(policy: Policy, folder: Path) -> list[Path]:
             input_names=list(inputs),
             output_names=outputs,
         )
-        files.append(folder / f"{agent}.onnx")
+        files.append(folder / f"{re.sub(r'[^A-Za-z0-9_.+-]+', '-', agent)}.onnx")
         files[-1].write_bytes(model.SerializeToString())
     return files
 
