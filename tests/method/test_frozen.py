@@ -1,6 +1,7 @@
 """Agents that stay as they are beside others that learn (``train_agents``)."""
 
 import functools
+import json
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ from finite import assert_allclose, assert_array_equal
 from fp3o_jax import Config, ConfigError, make_env, make_train
 from fp3o_jax.method.schedules import CONDITIONS, make_algorithm
 from fp3o_jax.method.update import PipelineUpdate
+from fp3o_jax.sweeps.plan import make_points, program_key
 from fp3o_jax.team.learners import agent_indices, learners_of
 from fp3o_jax.team.sharing import Sharing, agent_params, make_sharing
 from update_helpers import HP, make_batch, make_errors, networks
@@ -177,3 +179,21 @@ def test_groups_wholly_frozen_are_accepted():
     sharing = make_sharing("groups", None, 3, (0, 1, 1))
     assert learners_of((1, 2), env.agents, sharing) == (1, 2)
     assert learners_of(None, env.agents, Sharing((0,) * 3, (0,) * 3)) is None
+
+
+def test_who_learns_is_a_setting_that_programs_differ_in():
+    config = Config(sharing="none", train_agents=("ally_0", 2))
+    assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert len({program_key(c) for c in (config, config.replace(train_agents=None), config)}) == 2
+    assert program_key(config.replace(actor_lr=1.0)) == program_key(config)
+    points = make_points(
+        config,
+        grid={"train_agents": [["ally_0"], [1, 2], None]},
+        zip={},
+        random={},
+        samples=0,
+        sample_seed=0,
+        points=[],
+    )
+    assert [point.config.train_agents for point in points] == [("ally_0",), (1, 2), None]
+    assert len({program_key(point.config) for point in points}) == 3
