@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
-from jax.extend import core
 
 from fp3o_jax.config import ConfigError
 from fp3o_jax.policy import Policy
@@ -48,14 +49,15 @@ def save_onnx(policy: Policy, folder: Path) -> list[Path]:
     for agent in policy.agents:
         act, inputs = _of_arrays(policy, agent)
         outputs = [name for name in ORDER if name in jax.eval_shape(act, *inputs.values())]
-        model = to_onnx(
-            _on_a_cpu(lambda *args, act=act, outputs=outputs: tuple(act(*args)[name] for name in outputs)),
-            list(inputs.values()),
-            model_name=agent,
-            opset=OPSET,
-            input_names=list(inputs),
-            output_names=outputs,
-        )
+        with _on_any_device():
+            model = to_onnx(
+                lambda *args, act=act, outputs=outputs: tuple(act(*args)[name] for name in outputs),
+                list(inputs.values()),
+                model_name=agent,
+                opset=OPSET,
+                input_names=list(inputs),
+                output_names=outputs,
+            )
         files.append(folder / f"{re.sub(r'[^A-Za-z0-9_.+-]+', '-', agent)}.onnx")
         files[-1].write_bytes(model.SerializeToString())
     return files
@@ -83,34 +85,12 @@ def _of_arrays(policy: Policy, agent: str) -> tuple[Callable[..., dict[str, Any]
     return of_arrays, inputs
 
 
-def _on_a_cpu(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """``fn`` without the branches for other devices: ``platform_dependent`` is nothing that ONNX knows."""
+@contextlib.contextmanager
+def _on_any_device() -> Iterator[None]:
+    """Traces one branch where there is one for each device, of which ONNX knows nothing."""
 
-    def run(*args: Any) -> Any:
-        closed, shape = jax.make_jaxpr(fn, return_shape=True)(*args)
-        flat = _evaluate(closed, *args)
-        return jax.tree.unflatten(jax.tree.structure(shape), flat)
+    def any_branch(*args: Any, default: Callable[..., Any] | None = None, **branches: Any) -> Any:
+        return (default or next(iter(branches.values())))(*args)
 
-    return run
-
-
-def _evaluate(closed: core.ClosedJaxpr, *args: Any) -> list[Any]:
-    known = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
-    known |= dict(zip(closed.jaxpr.invars, args, strict=True))
-
-    def read(atom: Any) -> Any:
-        return atom.val if isinstance(atom, core.Literal) else known[atom]
-
-    for equation in closed.jaxpr.eqns:
-        values, name = [read(atom) for atom in equation.invars], equation.primitive.name
-        if name == "platform_index":
-            platforms = equation.params["platforms"]
-            results = [next(i for i, names in enumerate(platforms) if names is None or "cpu" in names)]
-        elif name == "cond" and isinstance(values[0], int):
-            results = _evaluate(equation.params["branches"][values[0]], *values[1:])
-        else:
-            functions, params = equation.primitive.get_bind_params(equation.params)
-            results = equation.primitive.bind(*functions, *values, **params)
-            results = results if equation.primitive.multiple_results else [results]
-        known |= dict(zip(equation.outvars, results, strict=True))
-    return [read(atom) for atom in closed.jaxpr.outvars]
+    with mock.patch.object(jax.lax, "platform_dependent", any_branch):
+        yield
