@@ -140,22 +140,21 @@ class Policy:
         who = np.array([i])
         networks, size, actions = self._networks.subteam(who), self._obs_sizes[i], self._action_sizes[i]
         params = agent_params({part: self.params[part] for part in ("trunk", "head")}, whole, who)
-        if "normalizer" in self.params:
-            params["normalizer"] = jax.tree.map(
-                lambda x: x[np.array([whole.trunk[i]])], self.params["normalizer"]
-            )
         seen_as_zero = "normalize_obs" not in self.architecture and size == 1
-        padding = (0, max(self._obs_sizes) - size), (0, max(self._action_sizes) - actions)
+        # What the others see is nothing to it.
+        rows = (i, len(self.agents) - i - 1), (0, max(self._obs_sizes) - size)
+        others = (0, max(self._action_sizes) - actions)
 
         def act(obs: Array, state: Array, action_mask: Array | None = None) -> dict[str, Array]:
-            x = jnp.pad(jnp.zeros_like(obs) if seen_as_zero else obs, padding[0])
+            x = jnp.pad((jnp.zeros_like(obs) if seen_as_zero else obs)[None], rows)[:, None]
+            x = self._networks.standardize_obs(self.params, x)[i : i + 1]
             available = None
             if action_mask is not None:
                 exists = existing_actions(self._action_sizes)[i]
-                available = playable(jnp.pad(action_mask, padding[1]), exists)[None, None, None]
+                available = playable(jnp.pad(action_mask, others), exists)[None, None, None]
             distribution, states = networks.policy(
                 params,
-                networks.standardize_obs(params, x[None, None])[:, None],
+                x[:, None],
                 available,
                 state[None, None] if networks.state_size else None,
                 jnp.zeros((1, 1), bool),
