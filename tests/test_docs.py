@@ -105,6 +105,15 @@ def test_commands(command, tmp_path, monkeypatch, request):
         assert (tmp_path / "figures" / "win_rate_final.pdf").exists()
         return
     small = [part for name, value in SMALL.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    if args[0] == "crossplay" or {"--team", "--init-from"} & {*args}:
+        # Of three agents, as the page has them.
+        spread = ["--env", "mpe/simple_spread", "--sharing", "none", "--eval-episodes", "4", *small]
+        new = args[args.index("--run-dir") + 1] if "--run-dir" in args else None
+        for run in sorted({*re.findall(r"\bruns/\w+", command)} - {new}):
+            assert main(["train", *spread, "--num-seeds", "2", "--run-dir", run]) == 0
+        assert main([*args, *(["--num-seeds", "2", *spread] if new else ["--episodes", "4"])]) == 0
+        assert len([*tmp_path.rglob("crossplay.csv")]) == (args[0] == "crossplay")
+        return
     if args[0] in ("evaluate", "render", "export") or "--resume" in args:
         run, env = (
             args[1 + ("--resume" in args)],

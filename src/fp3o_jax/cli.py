@@ -16,11 +16,12 @@ from fp3o_jax import xla
 from fp3o_jax.arguments import in_one_style
 from fp3o_jax.commands import help as helping
 from fp3o_jax.commands import listing
-from fp3o_jax.commands.output import Output
+from fp3o_jax.commands.output import USUALLY, Said
+from fp3o_jax.commands.playing import crossplay, evaluate
 from fp3o_jax.commands.starting import refuse_late, sweeping, training
 from fp3o_jax.commands.version import version
 from fp3o_jax.config import Config, ConfigError
-from fp3o_jax.runs import RunError, RunOptions, evaluate_run, render_run, run_training
+from fp3o_jax.runs import RunError, RunOptions, render_run, run_training
 from fp3o_jax.runs.progress import tell
 from fp3o_jax.runs.sinks import WandbOptions
 from fp3o_jax.sweeps import show_status
@@ -30,9 +31,6 @@ from fp3o_jax.values import as_count
 
 #: Exit status after Ctrl-C: 128 and the signal's number.
 STOPPED = 130
-#: Of every command.
-Said = Annotated[Output, tyro.conf.arg(name="")]
-USUALLY = Output()
 Preset = tyro.conf.Positional[Annotated[str | None, tyro.conf.arg(metavar="PRESET")]]
 
 
@@ -69,6 +67,7 @@ def _run(args: list[str]) -> None:
         "sweep": _sweep_command(study, given),
         "status": status,
         "evaluate": evaluate,
+        "crossplay": crossplay,
         "plot": plot,
         "render": render,
         "export": export,
@@ -185,37 +184,6 @@ def status(sweep: tyro.conf.Positional[Path], said: Said = USUALLY) -> None:
     said.result(run_dir=sweep, programs=show_status(sweep, said.console))
 
 
-def evaluate(
-    run: tyro.conf.Positional[Path],
-    episodes: int = 512,
-    seed_index: int | None = None,
-    sampled: bool = False,
-    best: bool = False,
-    env: str | None = None,
-    said: Said = USUALLY,
-) -> None:
-    """Play the trained policies: `fp3o evaluate RUN`.
-
-    Args:
-        run: run directory, finished or not
-        episodes: per seed
-        seed_index: one seed alone, counted from 0; by default all
-        sampled: draw actions instead of taking the most probable ones
-        best: the checkpoint with the highest win rate or return, instead of the newest
-        env: module:factory or another name, in place of the run's own or of the object that it was given
-    """
-    seeds = evaluate_run(
-        run,
-        episodes=episodes,
-        seed_index=seed_index,
-        sampled=sampled,
-        best=best,
-        env=env,
-        console=said.console,
-    )
-    said.result(run_dir=run, episodes=episodes, sampled=sampled, best=best, seeds=seeds)
-
-
 def plot(
     runs: tyro.conf.Positional[tuple[Path, ...]],
     metric: str | None = None,
@@ -308,6 +276,7 @@ def export(
     best: bool = False,
     env: str | None = None,
     output: Path | None = None,
+    format: Literal["safetensors", "onnx"] = "safetensors",
     said: Said = USUALLY,
 ) -> None:
     """Take a trained policy away: `fp3o export RUN` writes policy.safetensors and policy.json.
@@ -318,10 +287,16 @@ def export(
         best: the checkpoint with the highest win rate or return, instead of the newest
         env: module:factory or another name, in place of the run's own or of the object that it was given
         output: folder to write to; by default policy/ in the run
+        format: onnx: AGENT.onnx for each agent as well (which needs jax2onnx: pip install 'fp3o-jax[onnx]')
     """
     from fp3o_jax.policy import load_policy
 
-    folder = load_policy(run, seed_index, best, env).save(output or run / "policy")
+    policy, folder = load_policy(run, seed_index, best, env), output or run / "policy"
+    if format == "onnx":
+        from fp3o_jax.runs.onnx_files import save_onnx
+
+        save_onnx(policy, folder)
+    policy.save(folder)
     tell(said.console, f"written to {folder}")
     said.result(written=folder)
 

@@ -66,6 +66,10 @@ class Config:
     """also to critics of the global state; else agents that share such a critic share its values, which are
     computed once for all of them"""
 
+    train_agents: tuple[int | str, ...] | None = None
+    """agents that learn, by name or by number counted from 0; the others keep the policies that they begin
+    with (see --init-from), which no learning agent may share parameters with. By default all"""
+
     total_env_steps: int = 1_000_000
     """environment steps to train for, over all parallel environments (rounded up to whole updates)"""
     num_envs: int = 64

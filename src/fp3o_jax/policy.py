@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +15,12 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
-from fp3o_jax.config import ConfigError
+from fp3o_jax.config import ConfigError, unknown
 from fp3o_jax.envs.base import Observation
 from fp3o_jax.envs.spaces import Bounds, existing_actions, playable, to_bounds
 from fp3o_jax.team.actor_critic import ActorCritic
 from fp3o_jax.team.modules import Trunk
-from fp3o_jax.team.sharing import Sharing
+from fp3o_jax.team.sharing import Sharing, agent_params
 from fp3o_jax.team.trunks import Trunks, both, described
 from fp3o_jax.values import as_count
 
@@ -118,6 +118,58 @@ class Policy:
                 draws = {a: to_bounds(draw, low, high) for (a, draw), low, high in bounds}
             return draws, state
         return {a: actions[i] for i, a in enumerate(self.agents)}, state
+
+    def alone(self, agent: str) -> Callable[..., dict[str, Array]]:
+        """What one agent does by itself, as it does in :meth:`act`: no agent's action depends on what others
+        see.
+
+        Args:
+            agent: its name.
+
+        Returns:
+            A pure function of its observation ``obs`` [O], ``state`` [H] and ``action_mask`` [A], which
+            discrete actions are available, bool, or None for all. It returns ``action``, the most probable
+            one, an int or [A]; for those who draw ``logits`` [A], or ``mean`` and ``std`` [A] of what is
+            drawn before it is mapped to the action's bounds; and ``next_state`` [H].
+
+        Raises:
+            ConfigError: there is no such agent.
+        """
+        if agent not in self.agents:
+            raise unknown("agent", agent, self.agents)
+        i, whole = self.agents.index(agent), self._networks.sharing
+        who = np.array([i])
+        networks, size, actions = self._networks.subteam(who), self._obs_sizes[i], self._action_sizes[i]
+        params = agent_params({part: self.params[part] for part in ("trunk", "head")}, whole, who)
+        seen_as_zero = "normalize_obs" not in self.architecture and size == 1
+        # What the others see is nothing to it.
+        rows = (i, len(self.agents) - i - 1), (0, max(self._obs_sizes) - size)
+        others = (0, max(self._action_sizes) - actions)
+
+        def act(obs: Array, state: Array, action_mask: Array | None = None) -> dict[str, Array]:
+            x = jnp.pad((jnp.zeros_like(obs) if seen_as_zero else obs)[None], rows)[:, None]
+            x = self._networks.standardize_obs(self.params, x)[i : i + 1]
+            available = None
+            if action_mask is not None:
+                exists = existing_actions(self._action_sizes)[i]
+                available = playable(jnp.pad(action_mask, others), exists)[None, None, None]
+            distribution, states = networks.policy(
+                params,
+                x[:, None],
+                available,
+                state[None, None] if networks.state_size else None,
+                jnp.zeros((1, 1), bool),
+            )
+            of_one = jax.tree.map(lambda x: x[0, 0, 0], distribution)
+            result = {"next_state": state if states is None else states[0, 0, 0]}
+            if self.architecture["discrete"]:
+                return {"action": of_one.mode(), "logits": of_one.logits[:actions]} | result
+            action = mean = of_one.mode()[:actions]
+            if self._low is not None and self._high is not None:
+                action = to_bounds(mean, self._low[i], self._high[i])
+            return {"action": action, "mean": mean, "std": of_one.std[:actions]} | result
+
+        return act
 
     def save(self, folder: Path) -> Path:
         """Writes ``policy.safetensors``, in the layout that JaxMARL's ``load_params`` reads, and

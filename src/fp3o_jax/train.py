@@ -27,6 +27,8 @@ from fp3o_jax.method.update import PipelineUpdate
 from fp3o_jax.registry import sharings
 from fp3o_jax.team import optimizer
 from fp3o_jax.team.actor_critic import ActorCritic
+from fp3o_jax.team.inputs import Statistics
+from fp3o_jax.team.learners import counted, learners_of
 from fp3o_jax.team.modules import Trunk
 from fp3o_jax.team.sharing import make_sharing, own_sharing
 from fp3o_jax.team.trunks import Trunks
@@ -188,7 +190,7 @@ class Trainer:
             "env_steps": num_updates.astype(counter) * config.steps_per_update,
         }
         state = state.replace(
-            params=self.networks.with_seen(params, trajectory.statistics),
+            params=self.networks.with_seen(params, self._seen(trajectory)),
             opt_state=opt_state,
             value_norm=targets.value_norm,
             rollout=rollout,
@@ -257,6 +259,13 @@ class Trainer:
         # What is not learned by gradients stays.
         return {name: part | weights[name] for name, part in state.params.items()}, opt_state, metrics
 
+    def _seen(self, trajectory: Trajectory) -> dict[str, Statistics]:
+        """What the statistics of an iteration add to the networks'."""
+        seen = dict(trajectory.statistics)
+        if "actor" in seen:
+            seen["actor"] = counted(seen["actor"], self.networks.sharing, self.algorithm.learners)
+        return seen
+
     @property
     def _num_starts(self) -> int:
         """Initial states in each update: as many as episodes begin, if they last ``SHORT_EPISODE`` steps."""
@@ -318,17 +327,18 @@ def make_train(config: Config | Mapping[str, Any], env: Any = None, trunk: Trunk
             f"algorithm={config.algorithm!r} maximises a team's reward: use reward='mean' or 'sum', or "
             "algorithm='ippo'"
         )
-    n = environment.num_agents
-    if isinstance(config.advantage_split, tuple) and len(config.advantage_split) != n:
+    networks = _make_networks(config, environment, algorithm, trunk)
+    learners = learners_of(config.train_agents, environment.agents, networks.sharing)
+    m = environment.num_agents if learners is None else len(learners)
+    if isinstance(config.advantage_split, tuple) and len(config.advantage_split) != m:
         raise ConfigError(
-            f"advantage_split={config.advantage_split!r} must hold one weight for each of the {n} pipelines "
-            f"of {environment.name!r}"
+            f"advantage_split={config.advantage_split!r} must hold one weight for each of the {m} pipelines "
+            f"of {environment.name!r}{'' if learners is None else ', one for each agent that learns'}"
         )
     if config.algorithm not in ALGORITHMS or callable(config.selection):
-        check_algorithm(algorithm, config.algorithm, n)
+        check_algorithm(algorithm, config.algorithm, environment.num_agents)
     xla.warn_if_unprotected()
-    networks = _make_networks(config, environment, algorithm, trunk)
-    trainer = Trainer(config, environment, networks, algorithm)
+    trainer = Trainer(config, environment, networks, algorithm._replace(learners=learners))
     object.__setattr__(trainer, "made_of", (config, env, trunk))
     return trainer
 

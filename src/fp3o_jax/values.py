@@ -80,7 +80,7 @@ def as_meant(value: Any, hint: Any) -> Any:
         if converted is not None:
             return converted
     if items is not None:
-        raise ValueError(f"must be a list, each item {NOUNS[items]}")
+        raise ValueError(f"must be a list, each item {' or '.join(NOUNS[k] for k in alternatives(items))}")
     wanted = [NOUNS[kind] for kind in meant if kind in NOUNS]
     if wanted:
         raise ValueError(f"must be {' or '.join(wanted)}")

@@ -35,6 +35,8 @@ Train teams of agents with FP3O, MAPPO, IPPO, HAPPO, A2PO or CoPPO, end to end i
                                               many runs side by side
   fp3o status DIR                             how far a sweep is
   fp3o evaluate RUN --episodes 1000           play its policies
+  fp3o evaluate --team A:agent_0 B:agent_1    ... a team mixed from several runs
+  fp3o crossplay RUN                          ... its seeds with one another
   fp3o render RUN                             watch an episode
   fp3o export RUN                             take a policy away
   fp3o plot runs/A runs/B                     curves and scores, compared

@@ -6,8 +6,9 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import tyro
 from rich.console import Console
 
 from fp3o_jax.runs.directory import plain
@@ -32,6 +33,11 @@ class Output:
         """Prints what came of the command, if scripts want it; a value that is not finite is null."""
         if self.json:
             print(json.dumps(_plain(content), allow_nan=False), flush=True)
+
+
+#: Of every command.
+Said = Annotated[Output, tyro.conf.arg(name="")]
+USUALLY = Output()
 
 
 def _plain(value: Any) -> Any:

@@ -115,4 +115,4 @@ def playable(mask: Array, exists: Array | np.ndarray) -> Array:
         exists: bool, which actions there are, of a shape that broadcasts.
     """
     mask = mask & exists
-    return jnp.where(mask.any(-1, keepdims=True), mask, exists)
+    return mask | (exists & ~mask.any(-1, keepdims=True))

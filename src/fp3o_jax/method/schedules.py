@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from fp3o_jax.config import ConfigError
@@ -36,6 +37,8 @@ class Schedule(NamedTuple):
         gated: [S] bool, whether the stage runs only where the condition holds.
         scale: [S, P] float, the pipeline's share of the joint advantage, times the number of pipelines.
         clip: [S, P] float, factor on the clip range of the ratio.
+        learns: [S, P] bool, whether the owner's policy learns at all; None if all do. A pipeline whose owner
+            does not is idle: it is there for its critic alone.
     """
 
     owners: Array | None
@@ -43,6 +46,33 @@ class Schedule(NamedTuple):
     gated: Array
     scale: Array
     clip: Array
+    learns: Array | None = None
+
+    def among(self, agents: tuple[int, ...], n: int) -> Schedule:
+        """The schedule of a team of m, as that of those ``agents`` among n, of whom the others do not learn.
+
+        To those who learn, frozen agents are a part of the environment: they have no turn in the order, no
+        share of the joint advantage and no place in a selection, and weigh on nobody, as their ratio is 1.
+        Their pipelines are idle: beside the others', or in stages behind them where each stage has one.
+        """
+        who, frozen = np.array(agents), np.setdiff1d(np.arange(n), agents)
+        stages, pipelines, m = self.weights.shape
+        in_turn = pipelines == 1 < m
+        more = ((0, len(frozen)), (0, 0)) if in_turn else ((0, 0), (0, len(frozen)))
+
+        def with_idle(x: Array, value: float = 0) -> Array:
+            return jnp.pad(x, (*more, (0, 0))[: x.ndim], constant_values=value)
+
+        idle = frozen[:, None] if in_turn else np.tile(frozen, (stages, 1))
+        weights = jnp.zeros((stages, pipelines, n), bool).at[:, :, who].set(self.weights)
+        return Schedule(
+            owners=jnp.concatenate([jnp.asarray(who)[self.owners], idle], axis=0 if in_turn else 1),
+            weights=with_idle(weights),
+            gated=with_idle(self.gated),
+            scale=with_idle(self.scale),
+            clip=with_idle(self.clip, 1),
+            learns=with_idle(jnp.ones(self.owners.shape, bool)),
+        )
 
     def in_agent_order(self) -> Schedule:
         """The same with pipelines in the order of their agents, where each stage owns them all.
@@ -58,6 +88,7 @@ class Schedule(NamedTuple):
             weights=jnp.take_along_axis(self.weights, order[:, :, None], axis=1),
             scale=jnp.take_along_axis(self.scale, order, axis=1),
             clip=jnp.take_along_axis(self.clip, order, axis=1),
+            learns=None if self.learns is None else jnp.take_along_axis(self.learns, order, axis=1),
         )
 
     @property
@@ -85,6 +116,7 @@ class Algorithm(NamedTuple):
         critics_see_state: critics see the global state, instead of their agent's observation.
         ratios: to which policies recorded ratios are relative: those that acted ("behaviour"), or those
             that the owner had just before its stage ("stage").
+        learners: the agents whose policies learn; None for all.
     """
 
     schedule: Callable[..., Schedule]
@@ -96,13 +128,16 @@ class Algorithm(NamedTuple):
     critics_once: bool = False
     critics_see_state: bool = True
     ratios: str = "behaviour"
+    learners: tuple[int, ...] | None = None
 
     def draw(self, key: Array, advantage: Array, value: Array, alive: Array) -> Schedule:
         """A schedule for a batch: arrays [n, ...], ``value`` of one row where all agents share it."""
-        n = advantage.shape[0]
-        if self.scores is None:
-            return self.schedule(key, n)
-        return self.schedule(key, n, self.scores(advantage, value, alive))
+        n, learners = advantage.shape[0], self.learners
+        scores = () if self.scores is None else (self.scores(advantage, value, alive),)
+        if learners is None:
+            return self.schedule(key, n, *scores)
+        scores = (each[np.array(learners)] for each in scores)
+        return self.schedule(key, len(learners), *scores).among(learners, n)
 
 
 class Choices(NamedTuple):

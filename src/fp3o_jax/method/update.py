@@ -156,7 +156,7 @@ class PipelineUpdate:
         compared [2].
         """
         params, opt_state, log_rho, advantage = before
-        (owners, weights, gated, scale, clip), key = inputs
+        (owners, weights, gated, scale, clip, learns), key = inputs
         batch, hp = given.batch, given.hp
         rows = batch.of_agents(owners)
 
@@ -177,7 +177,10 @@ class PipelineUpdate:
 
         descend = self.descend_actors(len(weights))
         shuffled = minibatches(own_key(key), rows.alive.shape[2], self.epochs, self.num_minibatches)
-        moved, opt_state, metrics = descend(params, opt_state, rows, active, shuffled, hp, given.lr_fraction)
+        learning = active if learns is None else active * learns
+        moved, opt_state, metrics = descend(
+            params, opt_state, rows, learning, shuffled, hp, given.lr_fraction
+        )
         # The stage ends by recording the new ratios of the agents that it owned.
         log_rho = put(log_rho, owners, self.recorded(given, params, moved, rows))
         return Progress(moved, opt_state, log_rho, advantage), (metrics, active, jnp.stack(sums).sum(1))

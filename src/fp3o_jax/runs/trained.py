@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -133,19 +133,25 @@ def evaluate_run(
     with phase(console, f"playing {episodes} episodes"):
         played = axis.real(play(*axis.place((params, evaluation_keys(seed_keys(seeds), 0)))))
         results = {name: np.asarray(values, float)[:, :episodes] for name, values in played.items()}
-    rows = [
-        {"seed": seed}
-        | {name: values[i].mean() for name, values in results.items()}
-        | {f"{name}_std": values[i].std() for name, values in results.items()}
-        for i, seed in enumerate(seeds)
-    ]
-    how = "sampled" if sampled else "greedy"
-    table = Table("seed", *(name.replace("_", " ") for name in results), title=f"{how}, {episodes} episodes")
-    for row in rows:
-        cells = (f"{row[name]:.3f} (std {row[f'{name}_std']:.3f})" for name in results)
-        table.add_row(str(row["seed"]), *cells)
-    console.print(table)
+    rows = [{"seed": seed} | scores(results, i) for i, seed in enumerate(seeds)]
+    console.print(score_table("seed", {str(row["seed"]): row for row in rows}, sampled, episodes))
     return rows
+
+
+def scores(results: Mapping[str, np.ndarray], i: int) -> dict[str, float]:
+    """Of results [S, E], mean and standard deviation over the episodes of row ``i``."""
+    means = {name: values[i].mean() for name, values in results.items()}
+    return means | {f"{name}_std": values[i].std() for name, values in results.items()}
+
+
+def score_table(what: str, rows: Mapping[str, Mapping[str, float]], sampled: bool, episodes: int) -> Table:
+    """A line for each of ``rows``, which are :func:`scores` by what they are of."""
+    names = [name for name in next(iter(rows.values())) if f"{name}_std" in next(iter(rows.values()))]
+    how = "sampled" if sampled else "greedy"
+    table = Table(what, *(name.replace("_", " ") for name in names), title=f"{how}, {episodes} episodes")
+    for who, row in rows.items():
+        table.add_row(who, *(f"{row[name]:.3f} (std {row[f'{name}_std']:.3f})" for name in names))
+    return table
 
 
 def render_run(
