@@ -13,6 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = (
     *(
         "values",
+        "files",
         "hyperparams",
         "config",
         "presets",

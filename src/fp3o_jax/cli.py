@@ -17,7 +17,7 @@ from fp3o_jax.arguments import in_one_style
 from fp3o_jax.config import Config, ConfigError, unknown
 from fp3o_jax.presets import PRESETS
 from fp3o_jax.runs import RunError, RunOptions, evaluate_run, render_run, run_training
-from fp3o_jax.runs.directory import read_config, read_options
+from fp3o_jax.runs.directory import check_environment, check_trust, read_config, read_options
 from fp3o_jax.runs.progress import tell
 from fp3o_jax.sweeps import show_status
 from fp3o_jax.sweeps.cluster import JobOptions
@@ -59,6 +59,8 @@ def main(args: Sequence[str] | None = None) -> int:
             if default != Config():
                 raise ConfigError(f"--resume {run} has settings of its own: leave the preset out")
             default = read_config(run)
+            check_environment(run, None)
+            check_trust(run, default.env, _said(args, "--env"))
             options = RunOptions.from_dict(read_options(run), run)
         study, given = Study(), args[1:]
         if args[:1] == ["sweep"]:
@@ -102,6 +104,15 @@ def _take_resumed(args: list[str]) -> Path | None:
     if any(arg.partition("=")[0] in ("--run-dir", "--run_dir") for arg in args):
         raise ConfigError(f"--resume {run} goes on in that directory: leave --run-dir out")
     return Path(run)
+
+
+def _said(args: Sequence[str], flag: str) -> str | None:
+    """The value of a flag, if it is given."""
+    for arg, following in zip(args, [*args[1:], None], strict=True):
+        name, equals, value = arg.partition("=")
+        if name == flag:
+            return value if equals else following
+    return None
 
 
 def _train_command(default: Config, default_options: RunOptions) -> Callable[..., None]:
@@ -186,6 +197,7 @@ def evaluate(
     seed_index: int | None = None,
     sampled: bool = False,
     best: bool = False,
+    env: str | None = None,
 ) -> None:
     """Play the trained policies: `fp3o evaluate RUN`.
 
@@ -195,8 +207,9 @@ def evaluate(
         seed_index: one seed alone, counted from 0; by default all
         sampled: draw actions instead of taking the most probable ones
         best: the checkpoint with the highest win rate or return, instead of the newest
+        env: if the run was trained on module:factory, that name again: code is imported only if you name it
     """
-    evaluate_run(run, episodes=episodes, seed_index=seed_index, sampled=sampled, best=best)
+    evaluate_run(run, episodes=episodes, seed_index=seed_index, sampled=sampled, best=best, env=env)
 
 
 def plot(
@@ -256,6 +269,7 @@ def render(
     sampled: bool = False,
     best: bool = False,
     output: Path | None = None,
+    env: str | None = None,
 ) -> None:
     """Watch a trained policy: `fp3o render RUN` writes an episode as a GIF, MP4 or interactive page.
 
@@ -267,14 +281,25 @@ def render(
         best: the checkpoint with the highest win rate or return, instead of the newest
         output: file to write, .gif or .mp4 (which needs PyAV: pip install av) for SMAX and MPE, .html for
             MABrax; by default a .gif or .html in the run's figures/
+        env: as in `fp3o evaluate --env`
     """
     render_run(
-        run, seed_index=seed_index, episode_seed=episode_seed, sampled=sampled, best=best, output=output
+        run,
+        seed_index=seed_index,
+        episode_seed=episode_seed,
+        sampled=sampled,
+        best=best,
+        output=output,
+        env=env,
     )
 
 
 def export(
-    run: tyro.conf.Positional[Path], seed_index: int = 0, best: bool = False, output: Path | None = None
+    run: tyro.conf.Positional[Path],
+    seed_index: int = 0,
+    best: bool = False,
+    output: Path | None = None,
+    env: str | None = None,
 ) -> None:
     """Take a trained policy away: `fp3o export RUN` writes policy.safetensors and policy.json.
 
@@ -283,10 +308,11 @@ def export(
         seed_index: which seed's policy, counted from 0
         best: the checkpoint with the highest win rate or return, instead of the newest
         output: folder to write to; by default policy/ in the run
+        env: as in `fp3o evaluate --env`
     """
     from fp3o_jax.policy import load_policy
 
-    folder = load_policy(run, seed_index, best).save(output or run / "policy")
+    folder = load_policy(run, seed_index, best, env).save(output or run / "policy")
     tell(Console(), f"written to {folder}")
 
 

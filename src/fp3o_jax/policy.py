@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +16,12 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
-from fp3o_jax.config import ConfigError
+from fp3o_jax.config import MAX_LAYERS, ConfigError
 from fp3o_jax.envs.base import Observation
 from fp3o_jax.envs.spaces import Bounds, existing_actions, playable, to_bounds
+from fp3o_jax.files import NUMBER, read_bytes, read_json
 from fp3o_jax.team.actor_critic import ActorCritic
-from fp3o_jax.team.modules import Trunk
+from fp3o_jax.team.modules import ACTIVATIONS, Trunk
 from fp3o_jax.team.sharing import Sharing
 from fp3o_jax.team.trunks import Trunks, both, described
 
@@ -29,6 +31,28 @@ if TYPE_CHECKING:
 WEIGHTS, ARCHITECTURE = "policy.safetensors", "policy.json"
 #: What a trunk of the settings is told.
 OF_TRUNK = ("hidden_sizes", "activation", "layer_norm", "recurrent")
+#: Bytes of weights, and numbers in a table of agents by features, that a team to be read may have.
+MAX_WEIGHTS, MAX_TABLE = 4 * 2**30, 2**24
+WIDTH, GROUP = range(1, 2**24), range(2**12)
+#: What ``policy.json`` holds; older versions had fewer of the settings.
+EXPORTED = {
+    "agents": [str],
+    "obs_sizes": [WIDTH],
+    "action_sizes": [WIDTH],
+    "discrete": bool,
+    "action_low?": ([[(NUMBER, None)]], None),
+    "action_high?": ([[(NUMBER, None)]], None),
+    "trunk_groups": [GROUP],
+    "head_groups": [GROUP],
+    "agent_id": bool,
+    "normalize_obs?": re.compile("layer|running|none"),
+    "trunk?": str,
+    "hidden_sizes?": ([WIDTH], None),
+    "hidden_size?": WIDTH,
+    "activation?": re.compile("|".join(ACTIVATIONS)),
+    "layer_norm?": bool,
+    "recurrent?": bool,
+}
 
 
 class Policy:
@@ -61,6 +85,10 @@ class Policy:
             agent_id=architecture["agent_id"],
             normalize_obs=architecture.get("normalize_obs", "layer"),  # as all were before there was a choice
         )
+
+    def expected(self) -> Any:
+        """Shapes and types that the parameters must have, as ``jax.eval_shape`` tells them."""
+        return jax.eval_shape(self._networks.init, jax.random.key(0))["actor"]
 
     def initial_state(self) -> Array:
         """The recurrent state [n, H] in which an episode begins; H is 0 without a GRU."""
@@ -243,21 +271,85 @@ def load_policy(
         path: run directory, or a folder that ``fp3o export`` has written.
         seed_index: which seed's, counted from 0.
         best: of the checkpoint with the highest win rate or return, instead of the newest.
-        env: the environment object that the run was given, if it was given one.
+        env: the environment object that the run was given, if it was given one; or the name of one that is
+            imported, ``module:factory``, if it was given that.
         trunk: the flax module, or the pair of them, that the run was given, if it was given one.
 
     Raises:
         ConfigError: there is neither, or no checkpoint, or no such seed; or the run was given an environment
-            object or a trunk, and ``env`` or ``trunk`` is not such a one.
+            object or a trunk, and ``env`` or ``trunk`` is not such a one; or a file is damaged.
     """
     path = Path(path)
     if (path / ARCHITECTURE).exists():
-        from safetensors.flax import load_file
-
-        params = unflatten_dict(load_file(path / WEIGHTS), sep=",")
-        return Policy(json.loads((path / ARCHITECTURE).read_text(encoding="utf-8")), params, trunk)
+        return _exported(path, trunk)
     from fp3o_jax.runs.trained import load_params, pick_seeds
 
     trainer, params = load_params(path, best, env, trunk)
     (index,) = pick_seeds(trainer.config, seed_index)
     return Policy(architecture(trainer), jax.tree.map(lambda x: x[index], params["actor"]), trunk)
+
+
+def _exported(folder: Path, trunk: Trunks | None) -> Policy:
+    """What :meth:`Policy.save` wrote: of a bounded size, and with the weights that the architecture has."""
+    from safetensors.numpy import load
+
+    told = read_json(folder / ARCHITECTURE, EXPORTED)
+    _check_team(told, str(folder / ARCHITECTURE))
+    file = folder / WEIGHTS
+    data = read_bytes(file, MAX_WEIGHTS)
+    try:
+        weights = load(data)
+    except BaseException as error:  # whatever a damaged file makes of a parser, panics of Rust's among it
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise
+        raise ConfigError(f"{file} is damaged: {str(error)[:200]}") from None
+    policy = Policy(told, None, trunk)
+    expected = {
+        name: (leaf.shape, leaf.dtype) for name, leaf in flatten_dict(policy.expected(), sep=",").items()
+    }
+    found = {name: (array.shape, array.dtype) for name, array in weights.items()}
+    wrong = [name for name in sorted({*expected, *found}) if expected.get(name) != found.get(name)]
+    if wrong:
+        there, wanted = (_said(each.get(wrong[0])) for each in (found, expected))
+        raise ConfigError(
+            f"{file} does not fit {ARCHITECTURE}: {wrong[0][:100]} is {there}, expected {wanted}"
+            f"{f', and {len(wrong) - 1} more' if len(wrong) > 1 else ''}"
+        )
+    policy.params = jax.tree.map(jnp.asarray, unflatten_dict(weights, sep=","))
+    return policy
+
+
+def _said(array: tuple[tuple[int, ...], Any] | None) -> str:
+    return "absent" if array is None else f"{array[1]}{list(array[0])}"
+
+
+def _check_team(told: Mapping[str, Any], where: str) -> None:
+    """Whether an architecture is one: of a team, whose tables fit any memory.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    n = len(told["agents"])
+    if not 1 <= n <= GROUP.stop or len(set(told["agents"])) < n:
+        raise ConfigError(f"{where}: agents has {n} names, expected 1 to {GROUP.stop} different ones")
+    for name in ("obs_sizes", "action_sizes", "trunk_groups", "head_groups", "action_low", "action_high"):
+        if told.get(name) is not None and len(told[name]) != n:
+            raise ConfigError(
+                f"{where}: {name} has {len(told[name])} entries, expected one for each of {n} agents"
+            )
+    for name in ("obs_sizes", "action_sizes"):
+        if n * max(told[name]) > MAX_TABLE:
+            raise ConfigError(
+                f"{where}: {name} has {max(told[name])} for one of {n} agents, which is too large"
+            )
+    for name in ("trunk_groups", "head_groups"):
+        if {*told[name]} != {*range(max(told[name]) + 1)}:
+            raise ConfigError(f"{where}: {name}={told[name]} must number the groups from 0")
+    for name in ("action_low", "action_high"):
+        if told.get(name) and [*map(len, told[name])] != told["action_sizes"]:
+            raise ConfigError(f"{where}: {name} must have a bound for each of {told['action_sizes']} actions")
+    widths = told.get("hidden_sizes") or [told.get("hidden_size")]
+    if "trunk" not in told and (None in widths or len(widths) > MAX_LAYERS or max(widths) ** 2 > 2**31):
+        raise ConfigError(
+            f"{where}: hidden_sizes={widths[:8]} must be 1 to {MAX_LAYERS} widths of at most 46340"
+        )

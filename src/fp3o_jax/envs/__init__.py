@@ -18,6 +18,7 @@ from fp3o_jax.envs.check import EnvReport, report_on
 from fp3o_jax.envs.contract import check_environment
 from fp3o_jax.envs.known import MPE
 from fp3o_jax.envs.quiet import quiet
+from fp3o_jax.values import short
 
 __all__ = [
     "EnvReport",
@@ -30,6 +31,8 @@ __all__ = [
     "make_env",
 ]
 
+#: So many agents, landmarks or others at most.
+MANY = 4096
 #: family -> maker, called with the task and the options of ``Config.env_kwargs``. A new family is one line.
 FAMILIES = {
     "smax": jaxmarl.smax,
@@ -60,6 +63,7 @@ def make_env(env: str | Environment | Any, env_kwargs: Mapping[str, Any] | None 
         family, slash, task = env.partition("/")
         if not slash or family not in FAMILIES:
             raise unknown("env", env, available())
+        _refuse_crowds(options)
         return _called(env, FAMILIES[family], task, **options)
     if not isinstance(env, Environment):
         return _called(type(env).__name__, adapt, env, **options)
@@ -92,6 +96,13 @@ def available() -> list[str]:
         "matrix": matrix.GAMES,
     }
     return [f"{family}/{task}" for family, names in tasks.items() for task in names]
+
+
+def _refuse_crowds(options: Mapping[str, Any]) -> None:
+    """Whether there are no more of anything than environments can be made of before memory ends."""
+    for name, value in options.items():
+        if name.startswith("num_") and isinstance(value, (int, float)) and not -MANY <= value <= MANY:
+            raise ConfigError(f"env_kwargs {name}={short(value)} must be at most {MANY}")
 
 
 def _called(name: str, maker: Any, *args: Any, **options: Any) -> Any:

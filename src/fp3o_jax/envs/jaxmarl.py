@@ -64,5 +64,5 @@ def mpe(task: str, reward: TeamReward = "mean", **kwargs: Any) -> Environment:
 def _build(cls: type, **kwargs: Any) -> Any:
     try:
         return cls(**kwargs)
-    except (TypeError, ValueError, AssertionError) as error:
+    except (TypeError, ValueError, AssertionError, ArithmeticError, LookupError, AttributeError) as error:
         raise ConfigError(f"env_kwargs={kwargs!r} do not fit {cls.__name__}: {error}") from error

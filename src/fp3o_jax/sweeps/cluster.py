@@ -9,7 +9,7 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from fp3o_jax.config import ConfigError
+from fp3o_jax.config import ConfigError, settle_types
 from fp3o_jax.runs.signals import Interrupted
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class JobOptions:
     """Slurm's account"""
 
     def __post_init__(self) -> None:
+        settle_types(self, "jobs.")
         for name, least in (("gpus", 0), ("cpus", 1), ("minutes", 1), ("requeues", 0), ("at_once", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"jobs.{name}={getattr(self, name)} must be at least {least}")
