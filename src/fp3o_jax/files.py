@@ -61,7 +61,7 @@ def read_bytes(path: Path, most: int = MAX_DOCUMENT, last: int | None = None) ->
                 return file.read(last)
             if about.st_size > most:
                 raise ConfigError(f"{path} has {about.st_size:,} bytes, and at most {most:,} are read")
-            return file.read(most)
+            return file.read(about.st_size)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from None
 

@@ -51,6 +51,7 @@ def work(options: argparse.Namespace) -> int:
     os.environ["JAX_PLATFORMS"] = "cpu"
     import fuzzing
 
+    fuzzing.DRAWN = True
     originals = options.work / "originals"
     if not originals.exists():
         fuzzing.write_originals(originals)
@@ -58,8 +59,10 @@ def work(options: argparse.Namespace) -> int:
         for number in options.only or ():
             kind = fuzzing.cases(number + 1)[-1][0]
             done.write(json.dumps({"number": number, "kind": kind}) + "\n")
+            start = time.monotonic()
             outcome, said = fuzzing.run_case(originals, options.work, kind, number, options.seed)
-            done.write(json.dumps({"number": number, "kind": kind, "outcome": outcome, "said": said}) + "\n")
+            row = {"number": number, "kind": kind, "outcome": outcome, "said": said}
+            done.write(json.dumps(row | {"seconds": time.monotonic() - start}) + "\n")
     return 0
 
 

@@ -28,10 +28,12 @@ from fp3o_jax import Config, ConfigError, load_policy, make_train
 from fp3o_jax.runs import RunOptions
 from fp3o_jax.runs.checkpoints import Checkpoints
 from fp3o_jax.runs.directory import RunDirectory, read_config, read_options
-from fp3o_jax.runs.grouping import Choice, arrange
+from fp3o_jax.runs.figures import _curves, _groups, plot_runs
+from fp3o_jax.runs.grouping import Choice
 from fp3o_jax.runs.outcome import print_summary
-from fp3o_jax.runs.reading import choose_metric, curve, read_run, run_dirs
-from fp3o_jax.runs.scores import final_scores
+from fp3o_jax.runs.progress import Notes
+from fp3o_jax.runs.reading import choose_metric, read_run, run_dirs
+from fp3o_jax.runs.scores import compare, scores_of, summarize
 from fp3o_jax.runs.trained import load_params
 from fp3o_jax.seeds import seed_keys
 from fp3o_jax.sweeps import Sweep, show_status
@@ -41,6 +43,8 @@ from fp3o_jax.sweeps.results import results
 from fp3o_jax.sweeps.study import read_study
 from store import Store
 
+#: Whether figures are drawn of what can be read, which takes a second each.
+DRAWN = False
 SECONDS = 20
 BYTES = 3 * 2**30
 OUTCOMES = ("the same", "else, valid", "error", "BUG")
@@ -55,13 +59,15 @@ CONFIG = Config(
     epochs=1,
 )
 STUDY = """\
-preset = "matrix-climbing"
+preset = "mpe-spread"
 run_dir = "somewhere"
 samples = 2
 sample_seed = 3
 runs_per_program = 8
 
 [settings]
+env = "matrix/xor"
+env_kwargs = {}
 num_envs = 4
 rollout_length = 8
 num_seeds = 2
@@ -171,10 +177,16 @@ def use_run(path: Path) -> Any:
     """As the figures, a resume and an evaluation do."""
 
     def draw() -> Any:
-        runs = [read_run(path)]
-        metric = choose_metric(runs, None)
-        places = arrange(runs, Choice())
-        return [vars(runs[0]), str(list(places)), curve(runs, metric, 2), final_scores(runs, metric)]
+        run, notes = read_run(path), Notes()
+        if not run.series:
+            return vars(run)
+        metric = choose_metric([run], None)
+        groups = _groups([run], Choice.of(), metric, notes)
+        scores = scores_of(groups, metric, notes)
+        summaries, curves = summarize(scores, metric), _curves(groups, metric, 2, notes)
+        if DRAWN:
+            plot_runs([path], console=Console(file=io.StringIO()))
+        return [vars(run), str(compare(scores, None)), str(summaries), str(curves)]
 
     def resume() -> Any:
         directory = RunDirectory(path, read_config(path))
@@ -335,7 +347,7 @@ def run_case(originals: Path, work: Path, kind: str, number: int, seed: int = 0)
         )
     finally:
         shutil.rmtree(work / "case", ignore_errors=True)
-    key = str(originals), kind
+    key = str(originals), f"{what.read.__name__} {DRAWN}"
     if key not in _BEFORE:
         shutil.copytree(originals / what.place, path)
         _BEFORE[key] = fingerprint(what.read(path), path)

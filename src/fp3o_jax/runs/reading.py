@@ -35,7 +35,7 @@ PLANNED = {
     "programs": [[{"name": NAME, "changes": SETTINGS, "seed": SEED, "num_seeds": range(1, 100_001)}]],
 }
 #: What is read of a line of metrics, and of a summary.
-ROW = {"seed": SEED, "update?": SIZE, "env_steps": SIZE}
+ROW = {"seed": SEED, "update?": SIZE, "env_steps": range(2**53)}
 FINAL = {"seeds": [{"seed": SEED, str: (NUMBER, None)}]}
 
 
@@ -186,7 +186,7 @@ def choose_metric(runs: Sequence[Run], metric: str | None) -> str:
     Raises:
         ConfigError: a run has no such metric, or it is not one number per update.
     """
-    known = [_curve_names(run) or _final_names(run) for run in runs]
+    known = [_curve_names(run) if run.series else _final_names(run) for run in runs]
     shared = [name for name in known[0] if all(name in names for names in known)]
     metric = metric or ("win_rate" if "win_rate" in shared else "episode_return")
     if metric not in shared:

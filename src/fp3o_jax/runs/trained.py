@@ -82,7 +82,10 @@ def load_parts(
         check_trust(path, config.env, env)
         env = None
     check_trunk(path, described_trunk(trunk))
-    trainer = make_train(config, env, trunk)
+    try:
+        trainer = make_train(config, env, trunk)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
     if env is not None:
         check_environment(path, described(env, trainer.env))
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), config.num_seeds))
