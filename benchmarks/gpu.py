@@ -37,7 +37,7 @@ sys.path.append(str(Path(__file__).parents[1] / "experiments" / "paper"))
 
 import gpu_programs
 from fp3o_jax import ConfigError, xla
-from fp3o_jax.runs.directory import about
+from fp3o_jax.runs.origin import about
 from gpu_cells import Cell, cells
 from gpu_measures import MEASURES, NoTime, failure
 from gpu_programs import Prepared, prepare, watch_the_cache

@@ -13,6 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = (
     *(
         "values",
+        "files",
         "hyperparams",
         "registry",
         "config",
@@ -25,7 +26,7 @@ ROOMS = (
         "method",
         "train",
     ),
-    *("evaluation", "policy", "runs", "sweeps", "arguments", "commands", "cli", "__main__"),
+    *("evaluation", "exports", "policy", "runs", "sweeps", "arguments", "commands", "cli", "__main__"),
 )
 #: Beyond that: what acting needs of a run is read when it is asked for; kernels and environments know less.
 MORE = {"policy": {"runs"}}

@@ -30,7 +30,7 @@ import tyro
 
 from cells import PROTOCOL, Cell, read_protocol
 from fp3o_jax import ConfigError
-from fp3o_jax.runs.directory import about
+from fp3o_jax.runs.origin import about
 from fp3o_jax.runs.signals import deferred
 from store import RESULTS, Claim, Store, source
 from training import Abandoned, Compiler, Prepared, prepare, train

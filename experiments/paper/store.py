@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import fp3o_jax
+from fp3o_jax.config import ConfigError
+from fp3o_jax.files import MAX_ROWS, NAME, NUMBER, checked, parsed, read_json, read_text
 from fp3o_jax.runs.directory import plain
 
 RESULTS = Path(__file__).with_name("results")
@@ -54,10 +56,7 @@ class Store:
 
     def results(self) -> dict[str, dict[str, Any]]:
         """What is finished, by name."""
-        return {
-            path.stem: json.loads(path.read_text(encoding="utf-8"))
-            for path in sorted(self.folder.glob("*.json"))
-        }
+        return {path.stem: read_json(path, {str: object}) for path in sorted(self.folder.glob("*.json"))}
 
     def claim(self, name: str) -> Claim | None:
         """The right to run a cell; None if it is finished or another process has it."""
@@ -103,16 +102,21 @@ class Store:
         """Adds the results of a file with one on each line; returns the names of those that were missing.
 
         A last line that was cut off in the middle is left out.
+
+        Raises:
+            ConfigError: the file cannot be read, or a line is damaged.
         """
         added = []
-        lines = Path(bundle).read_text(encoding="utf-8").splitlines()
+        lines = read_text(bundle, MAX_ROWS).split("\n")
         for i, line in enumerate(lines):
+            where = f"{bundle}, line {i + 1}"
             try:
-                result = json.loads(line)
-            except json.JSONDecodeError:
-                if i + 1 < len(lines):
+                result = parsed(line, where)
+            except ConfigError:
+                if any(lines[i + 1 :]):
                     raise
                 break
+            checked(result, {"name": NAME, str: object}, where)
             if self.write(result["name"], result):
                 added.append(result["name"])
         return added
@@ -133,12 +137,12 @@ class Store:
 def _stale(lock: Path) -> bool:
     try:
         age = time.time() - lock.stat().st_mtime
-        owner = json.loads(lock.read_text(encoding="utf-8"))
+        owner = read_json(lock, {"host": str, "pid": range(1, 2**31), "time": NUMBER})
     except FileNotFoundError:
         return False
-    except json.JSONDecodeError:
+    except ConfigError:
         # Its process ended between making the file and writing to it, or is about to write.
-        return age > 60
+        return age > 60 and lock.exists()
     if owner["host"] == socket.gethostname():
         try:
             os.kill(owner["pid"], 0)

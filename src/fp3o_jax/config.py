@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 from fp3o_jax.hyperparams import Hyperparams
 from fp3o_jax.registry import AlgorithmName, SharingName, algorithms, sharings
-from fp3o_jax.values import ConfigError, settle_types, unknown
+from fp3o_jax.values import ConfigError, settle_types, short, unknown
 
 SelectionName = Literal["cyclic", "random_derangement", "reverse"]
 ConditionName = Literal["joint", "per_pipeline", "off"]
@@ -23,12 +23,12 @@ TraceName = Literal["paper", "gae_trace", "speedup"]
 ActivationName = Literal["relu", "tanh", "silu", "gelu"]
 PrecisionName = Literal["default", "high", "highest"]
 #: Settings that are each algorithm's own by default.
-OWN = {
-    "advantage_normalization": ("agent", "joint"),
-    "critic_fit": ("stages", "once"),
-}
+OWN = {"advantage_normalization": ("agent", "joint"), "critic_fit": ("stages", "once")}
 #: Seeds have 64 bits.
 MAX_SEED = 2**64 - 1
+#: What no machine can hold or do is refused before it is tried, wherever it comes from: counts, samples of a
+#: batch, widths of layers, layers and seeds beyond these.
+MAX_COUNT, MAX_BATCH, MAX_WIDTH, MAX_LAYERS, MAX_SEEDS = 2**53, 2**40, 2**20, 100, 2**16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,14 +242,23 @@ class Config:
         ):
             value = getattr(self, name)
             if value < 1:
-                raise ConfigError(f"{name}={value!r} must be a whole number of at least 1")
+                raise ConfigError(f"{name}={short(value)} must be a whole number of at least 1")
+            most = {"hidden_size": MAX_WIDTH, "num_seeds": MAX_SEEDS}.get(name, MAX_COUNT)
+            if value > most:
+                raise ConfigError(f"{name}={short(value)} must be at most {most}")
+        if self.steps_per_update > MAX_BATCH:
+            raise ConfigError(f"num_envs={self.num_envs} x rollout_length={self.rollout_length} is too large")
         for name in ("hidden_sizes", "critic_hidden_sizes"):
             sizes = getattr(self, name)
             if sizes is not None and (not sizes or min(sizes) < 1):
                 raise ConfigError(f"{name}={sizes!r} must hold a width of at least 1 for one layer or more")
+            if sizes is not None and (len(sizes) > MAX_LAYERS or max(sizes) > MAX_WIDTH):
+                raise ConfigError(
+                    f"{name}={short(sizes)} must hold at most {MAX_LAYERS} widths of at most {MAX_WIDTH}"
+                )
         if not 0 <= self.seed <= MAX_SEED - (self.num_seeds - 1):
             least = f", that of the last of num_seeds={self.num_seeds} too" if self.num_seeds > 1 else ""
-            raise ConfigError(f"seed={self.seed!r} must be a whole number from 0 to 2**64 - 1{least}")
+            raise ConfigError(f"seed={short(self.seed)} must be a whole number from 0 to 2**64 - 1{least}")
         positive = ("actor_lr", "critic_lr", "clip_eps", "max_grad_norm", "huber_delta")
         for name in positive + (("head_lr_scale",) if self.head_lr_scale is not None else ()):
             value = getattr(self, name)
@@ -383,6 +392,8 @@ def _is_real(value: object) -> bool:
 
 
 def _nearest_divisors(total: int, wanted: int) -> str:
-    below = next((d for d in range(min(wanted, total), 0, -1) if total % d == 0), 1)
-    above = next(d for d in range(min(wanted, total), total + 1) if total % d == 0)
+    small = [d for d in range(1, min(math.isqrt(total), 10**6) + 1) if total % d == 0]
+    divisors = {*small, *(total // d for d in small)}
+    below = max(d for d in divisors if d <= wanted)
+    above = min((d for d in divisors if d >= wanted), default=total)
     return " or ".join(str(d) for d in sorted({below, above}))

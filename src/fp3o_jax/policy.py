@@ -18,6 +18,7 @@ from jax import Array
 from fp3o_jax.config import ConfigError, unknown
 from fp3o_jax.envs.base import Observation
 from fp3o_jax.envs.spaces import Bounds, existing_actions, playable, to_bounds
+from fp3o_jax.exports import ARCHITECTURE, WEIGHTS, read_architecture, read_weights
 from fp3o_jax.team.actor_critic import ActorCritic
 from fp3o_jax.team.modules import Trunk
 from fp3o_jax.team.sharing import Sharing, agent_params
@@ -27,7 +28,6 @@ from fp3o_jax.values import as_count
 if TYPE_CHECKING:
     from fp3o_jax.train import Trainer
 
-WEIGHTS, ARCHITECTURE = "policy.safetensors", "policy.json"
 #: What a trunk of the settings is told.
 OF_TRUNK = ("hidden_sizes", "activation", "layer_norm", "recurrent")
 
@@ -62,6 +62,10 @@ class Policy:
             agent_id=architecture["agent_id"],
             normalize_obs=architecture.get("normalize_obs", "layer"),  # as all were before there was a choice
         )
+
+    def expected(self) -> Any:
+        """Shapes and types that the parameters must have, as ``jax.eval_shape`` tells them."""
+        return jax.eval_shape(self._networks.init, jax.random.key(0))["actor"]
 
     def initial_state(self) -> Array:
         """The recurrent state [n, H] in which an episode begins; H is 0 without a GRU."""
@@ -301,21 +305,27 @@ def load_policy(
         path: run directory, or a folder that ``fp3o export`` has written.
         seed_index: which seed's, counted from 0.
         best: of the checkpoint with the highest win rate or return, instead of the newest.
-        env: the environment object that the run was given, if it was given one; or the name of another one.
+        env: the environment object that the run was given, if it was given one; or the name of one that is
+            imported, ``module:factory``, if it was given that.
         trunk: the flax module, or the pair of them, that the run was given, if it was given one.
 
     Raises:
         ConfigError: there is neither, or no checkpoint, or no such seed; or the run was given an environment
-            object or a trunk, and ``env`` or ``trunk`` is not such a one.
+            object or a trunk, and ``env`` or ``trunk`` is not such a one; or a file is damaged.
     """
     path = Path(path)
     if (path / ARCHITECTURE).exists():
-        from safetensors.flax import load_file
-
-        params = unflatten_dict(load_file(path / WEIGHTS), sep=",")
-        return Policy(json.loads((path / ARCHITECTURE).read_text(encoding="utf-8")), params, trunk)
+        return _exported(path, trunk)
     from fp3o_jax.runs.trained import load_params, pick_seeds
 
     trainer, params = load_params(path, best, env, trunk)
     (index,) = pick_seeds(trainer.config, seed_index)
     return Policy(architecture(trainer), jax.tree.map(lambda x: x[index], params["actor"]), trunk)
+
+
+def _exported(folder: Path, trunk: Trunks | None) -> Policy:
+    """What :meth:`Policy.save` wrote."""
+    policy = Policy(read_architecture(folder), None, trunk)
+    weights = read_weights(folder, flatten_dict(policy.expected(), sep=","))
+    policy.params = jax.tree.map(jnp.asarray, unflatten_dict(weights, sep=","))
+    return policy

@@ -25,9 +25,19 @@ def unknown(setting: str, value: object, valid: Iterable[str]) -> ConfigError:
     """The error for a name that does not exist, with the nearest names that do."""
     valid = sorted(valid)
     near = [name for name in valid if f"/{value}/" in f"/{name}/"]
-    near = near or difflib.get_close_matches(str(value), valid, n=3, cutoff=0.5)
+    near = near or difflib.get_close_matches(str(value)[:200], valid, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    return ConfigError(f"{setting}={value!r} is unknown: {hint}valid are {', '.join(valid)}")
+    return ConfigError(f"{setting}={short(value)} is unknown: {hint}valid are {', '.join(valid)}")
+
+
+def short(value: object) -> str:
+    """A value as an error says it, whatever its length."""
+    said = f"a number of {value.bit_length()} bits" if _is_long(value) else repr(value)
+    return said if len(said) <= 300 else f"{said[:297]}..."
+
+
+def _is_long(value: object) -> bool:
+    return isinstance(value, int) and value.bit_length() > 512
 
 
 def settle_types(settings: Any, prefix: str = "") -> None:
@@ -45,7 +55,7 @@ def settle_types(settings: Any, prefix: str = "") -> None:
         try:
             object.__setattr__(settings, name, as_meant(value, hint))
         except ValueError as error:
-            raise ConfigError(f"{prefix}{name}={value!r} {error}") from None
+            raise ConfigError(f"{prefix}{name}={short(value)} {error}") from None
 
 
 def as_meant(value: Any, hint: Any) -> Any:

@@ -25,7 +25,7 @@ from typing import Literal
 import tyro
 
 from fp3o_jax.runs import load_run
-from fp3o_jax.runs.checkpoints import digest, pack
+from fp3o_jax.runs.packing import digest, pack
 
 SETTINGS = (
     "--env mpe/simple_spread --sharing partial --num-seeds 2 --num-envs 4 --rollout-length 8 --hidden-size 8"

@@ -9,7 +9,7 @@ import platformdirs
 import pytest
 from rich.console import Console
 
-from fp3o_jax import Config, cli, xla
+from fp3o_jax import Config, cli, envs, xla
 from fp3o_jax.cli import main
 from fp3o_jax.presets import PRESETS
 from fp3o_jax.runs import RunOptions, run_training
@@ -289,13 +289,28 @@ def test_check_env(capsys, monkeypatch):
 
 
 def test_an_environment_of_ones_own_by_name(tmp_path, capsys, monkeypatch):
-    """Wherever a name does: it trains, goes on, and is played without handing over an object."""
+    """It trains, goes on, and is played without handing over an object; but code that a run's files name is
+    imported only if whoever reads them names it too."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "helpers"))
     monkeypatch.chdir(tmp_path)
     assert main(["train", "--env", "brought_envs:make", *SMALL]) == 0
     (run,) = (tmp_path / "runs").iterdir()
     assert ":" not in run.name
-    assert main(["train", "--resume", str(run)]) == 0
+    named = ["--env", "brought_envs:make"]
+    assert main(["train", "--resume", str(run), *named]) == 0
     assert "is finished" in capsys.readouterr().out
-    assert main(["evaluate", str(run), "--episodes", "4"]) == 0
+    assert main(["evaluate", str(run), "--episodes", "4", *named]) == 0
     assert "greedy, 4 episodes" in capsys.readouterr().out
+    monkeypatch.setattr(envs, "_from_factory", lambda *_: pytest.fail("code was imported"))
+    for command in (
+        ["train", "--resume", str(run)],
+        ["evaluate", str(run)],
+        ["export", str(run)],
+        ["render", str(run)],
+    ):
+        assert main(command) == 2
+        assert "If you trust it, name it: --env brought_envs:make" in " ".join(
+            capsys.readouterr().err.split()
+        )
+        assert main([*command, "--env", "brought_envs:make_broken"]) == 2
+        assert "was trained on env='brought_envs:make'" in " ".join(capsys.readouterr().err.split())

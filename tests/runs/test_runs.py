@@ -22,8 +22,9 @@ from finite import assert_allclose, assert_array_equal
 from fp3o_jax import Config, ConfigError
 from fp3o_jax.cli import main
 from fp3o_jax.runs import Interrupted, RunError, RunOptions, load_run, loop, run_training
-from fp3o_jax.runs.checkpoints import Checkpoints, digest, join, pack, split, unpack
+from fp3o_jax.runs.checkpoints import Checkpoints
 from fp3o_jax.runs.directory import RunDirectory, default_path
+from fp3o_jax.runs.packing import digest, join, pack, split, unpack
 from fp3o_jax.runs.progress import TrainingProgress
 from fp3o_jax.runs.signals import deferred
 from fp3o_jax.runs.sinks import WandbOptions

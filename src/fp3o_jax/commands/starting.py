@@ -10,7 +10,7 @@ from fp3o_jax.arguments import take_option
 from fp3o_jax.commands.files import with_file
 from fp3o_jax.config import Config, ConfigError
 from fp3o_jax.runs import RunOptions
-from fp3o_jax.runs.directory import read_config, read_options
+from fp3o_jax.runs.directory import check_environment, check_trust, read_config, read_options
 from fp3o_jax.sweeps.study import Study, named_config, read_study, take_axes
 
 
@@ -32,7 +32,10 @@ def training(args: Sequence[str]) -> tuple[Config, RunOptions, list[str]]:
         raise ConfigError(f"--resume {run} has settings of its own: leave the {what} out")
     if any(arg.partition("=")[0] in ("--run-dir", "--run_dir") for arg in args):
         raise ConfigError(f"--resume {run} goes on in that directory: leave --run-dir out")
-    return read_config(Path(run)), RunOptions.from_dict(read_options(Path(run)), Path(run)), args
+    path, config = Path(run), read_config(Path(run))
+    check_environment(path, None)
+    check_trust(path, config.env, _said(args, "--env"))
+    return config, RunOptions.from_dict(read_options(path), path), args
 
 
 def sweeping(args: Sequence[str]) -> tuple[Study, list[str]]:
@@ -56,3 +59,12 @@ def refuse_late(name: str | None, command: str) -> None:
     """
     if name is not None:
         raise ConfigError(f"{name!r} must come first: `fp3o {command} {name} ...`")
+
+
+def _said(args: Sequence[str], flag: str) -> str | None:
+    """The value of a flag, if it is given."""
+    for arg, following in zip(args, [*args[1:], None], strict=True):
+        name, equals, value = arg.partition("=")
+        if name == flag:
+            return value if equals else following
+    return None

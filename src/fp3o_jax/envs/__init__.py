@@ -16,6 +16,7 @@ from fp3o_jax.envs.contract import check_environment
 from fp3o_jax.envs.known import MPE
 from fp3o_jax.envs.quiet import quiet
 from fp3o_jax.registry import environments
+from fp3o_jax.values import short
 
 __all__ = [
     "EnvReport",
@@ -28,6 +29,8 @@ __all__ = [
     "make_env",
 ]
 
+#: So many agents, landmarks or others at most.
+MANY = 4096
 #: family -> maker, called with the task and the options of ``Config.env_kwargs``. A new family is one line.
 FAMILIES = {
     "smax": jaxmarl.smax,
@@ -56,6 +59,7 @@ def make_env(env: str | Environment | Any, env_kwargs: Mapping[str, Any] | None 
     if isinstance(env, str):
         family, slash, task = env.partition("/")
         if slash and family in FAMILIES:
+            _refuse_crowds(options)
             return _called(env, FAMILIES[family], task, **options)
         if env not in environments or not {"/", ":"} & set(env):
             raise ConfigError(f"{unknown('env', env, available())}; or module:factory, to be imported")
@@ -95,6 +99,13 @@ def available() -> list[str]:
     }
     others = [name if "/" in name else f"{name}/<task>" for name in sorted(environments.outside())]
     return [f"{family}/{task}" for family, names in tasks.items() for task in names] + others
+
+
+def _refuse_crowds(options: Mapping[str, Any]) -> None:
+    """Whether there are no more of anything than environments can be made of before memory ends."""
+    for name, value in options.items():
+        if name.startswith("num_") and isinstance(value, (int, float)) and not -MANY <= value <= MANY:
+            raise ConfigError(f"env_kwargs {name}={short(value)} must be at most {MANY}")
 
 
 def _called(name: str, maker: Any, /, *args: Any, **options: Any) -> Any:

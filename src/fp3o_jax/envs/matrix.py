@@ -53,6 +53,8 @@ def make(game: str, num_agents: int = 2) -> Environment:
     """
     if game not in GAMES:
         raise unknown("env", f"matrix/{game}", (f"matrix/{g}" for g in GAMES))
+    if type(num_agents) is not int:
+        raise ConfigError(f"env_kwargs num_agents={num_agents!r} must be a whole number")
     if game != "xor" and num_agents != 2:
         raise ConfigError(f"env_kwargs num_agents={num_agents}: matrix/{game} is for 2 agents")
     if num_agents < 2 or num_agents % 2:

@@ -8,7 +8,8 @@ from rich.console import Console
 
 from fp3o_jax.config import Config
 from fp3o_jax.runs.devices import RunAxis
-from fp3o_jax.runs.directory import RunDirectory, about
+from fp3o_jax.runs.directory import RunDirectory
+from fp3o_jax.runs.origin import about
 from fp3o_jax.runs.progress import tell
 from fp3o_jax.train import Trainer
 

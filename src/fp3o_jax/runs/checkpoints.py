@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import hashlib
+import json
 import logging
 import os
 import re
@@ -20,8 +21,36 @@ import jax
 import numpy as np
 
 from fp3o_jax.config import ConfigError
+from fp3o_jax.files import NUMBER, SIZE, checked
+from fp3o_jax.runs.packing import (
+    Layout,
+    blank,
+    digest,
+    join,
+    listed,
+    nbytes,
+    pack,
+    room,
+    split,
+    structure,
+    unpack,
+)
 
 KEPT = 3
+#: What lies beside a state, as far as it is read; earlier versions wrote of one run alone, and no hash.
+RUN = {"metrics_bytes": SIZE, "frozen": {str: SIZE}}
+RECORD = {
+    "structure": str,
+    "digest": str,
+    "score": NUMBER,
+    "seconds": NUMBER,
+    "arrays?": [[(str, [SIZE])]],
+    "runs?": [RUN],
+    **{f"{name}?": shape for name, shape in RUN.items()},
+    "record?": str,
+}
+#: A state is at most so many times as large as its files, and so many bytes: they are compressed.
+MAX_RATIO, SMALL = 1000, 64 * 2**20
 
 
 class SaveError(OSError):
@@ -73,6 +102,8 @@ class Checkpoints:
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         self._args = ocp.args
         self.path = Path(path).absolute()
+        if self.path.exists() and not self.path.is_dir():
+            raise ConfigError(f"{self.path} is a file, expected a directory of checkpoints")
         self._alias, self._closed = _alias(self.path), False
         self.path.mkdir(parents=True, exist_ok=True)
         # Where several processes share a run one of them writes, and waits for no other.
@@ -103,6 +134,7 @@ class Checkpoints:
         record["arrays"] = [
             [name, list(arrays[name].shape), str(arrays[name].dtype)] for name in sorted(arrays)
         ]
+        record["record"] = _mark(record)
         items = self._args.Composite(
             state=self._args.StandardSave({"bytes": join(arrays)}), run=self._args.JsonSave(record)
         )
@@ -121,7 +153,7 @@ class Checkpoints:
         """
         expected = blank(template)
 
-        def layout(record: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        def layout(record: Mapping[str, Any]) -> Layout:
             if record["structure"] != structure(expected):
                 raise ConfigError(
                     "does not fit this config: it was saved by another config or another version; continue "
@@ -149,7 +181,7 @@ class Checkpoints:
         prefix, everything = f".{part}", blank(template)
         expected = {name: array for name, array in everything.items() if _below(name, prefix)}
 
-        def layout(record: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        def layout(record: Mapping[str, Any]) -> Layout:
             saved = listed(record)
             if saved is None:  # as versions before this one wrote it
                 if record["structure"] != structure(everything):
@@ -173,12 +205,12 @@ class Checkpoints:
         return unpack(arrays, getattr(template, part))
 
     def _newest_whole(
-        self, layout: Callable[[Mapping[str, Any]], dict[str, np.ndarray]], best: bool
+        self, layout: Callable[[Mapping[str, Any]], Layout], best: bool
     ) -> tuple[int, dict[str, Any], dict[str, np.ndarray]] | None:
         """Update, record and arrays of the newest or best checkpoint that is whole.
 
         Args:
-            layout: record -> arrays with the shapes and types of what was saved; a ConfigError that it raises
+            layout: record -> shapes and types of what was saved; a ConfigError that it raises
                 gets the checkpoint's name in front.
             best: that of the highest score.
         """
@@ -187,9 +219,10 @@ class Checkpoints:
             steps.sort(key=self._score, reverse=True)
         for step in steps:
             try:
-                record = self._restore(step, run=self._args.JsonRestore()).run
+                record = self._record(step)
                 like = layout(record)
-                saved = self._restore(step, state=self._args.StandardRestore({"bytes": join(like)}))
+                self._check_size(step, like)
+                saved = self._restore(step, state=self._args.StandardRestore({"bytes": room(like)}))
                 arrays = split(np.asarray(saved.state["bytes"]), like)
                 if digest(arrays) == record["digest"]:
                     return step, record, arrays
@@ -234,10 +267,28 @@ class Checkpoints:
 
     def _score(self, step: int) -> float:
         try:
-            return self._restore(step, run=self._args.JsonRestore()).run["score"]
+            return self._record(step)["score"]
         except Exception as error:  # whatever a damaged file makes of a parser: not the best
             logging.getLogger(__name__).debug("checkpoint %s: %s", step, error)
             return -np.inf
+
+    def _record(self, step: int) -> dict[str, Any]:
+        """What was written beside a state; raises a ValueError, which is no ConfigError, if it is damaged."""
+        record = self._restore(step, run=self._args.JsonRestore()).run
+        try:
+            checked(record, RECORD, "record")
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        if "record" in record and record["record"] != _mark(record):
+            raise ValueError("the record's hash is another")
+        return record
+
+    def _check_size(self, step: int, like: Layout) -> None:
+        """Whether a state can be in the files of a checkpoint; raises a ValueError if it cannot."""
+        files = (file.lstat().st_size for file in (self.path / str(step)).rglob("*") if file.is_file())
+        claimed, there = nbytes(like), sum(files)
+        if claimed > max(SMALL, MAX_RATIO * there):
+            raise ValueError(f"it claims {claimed} bytes, and its files have {there}")
 
     def _restore(self, step: int, **items: Any) -> Any:
         return self._manager.restore(step, args=self._args.Composite(**items))
@@ -257,31 +308,10 @@ def _alias(path: Path) -> tempfile.TemporaryDirectory | None:
     return place
 
 
-def is_key(leaf: Any) -> bool:
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _named(tree: Any) -> dict[str, Any]:
-    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def blank(template: Any) -> dict[str, np.ndarray]:
-    """Arrays with the names, shapes and types in which a state is saved: keys as their data.
-
-    Args:
-        template: what ``jax.eval_shape`` says of the state.
-    """
-    data = jax.eval_shape(
-        lambda tree: jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, tree), template
-    )
-    return {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in _named(data).items()}
-
-
-def listed(record: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
-    """Such arrays as the record of a checkpoint lists them; None if it lists none."""
-    if "arrays" not in record:
-        return None
-    return {name: np.empty(shape, dtype) for name, shape, dtype in record["arrays"]}
+def _mark(record: Mapping[str, Any]) -> str:
+    """Hash of all else that lies beside a state."""
+    rest = {name: value for name, value in record.items() if name != "record"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _below(name: str, prefix: str) -> bool:
@@ -289,7 +319,7 @@ def _below(name: str, prefix: str) -> bool:
     return name.startswith((f"{prefix}[", f"{prefix}.")) or name == prefix
 
 
-def _difference(record: Mapping[str, Any], expected: Mapping[str, np.ndarray], prefix: str = "") -> str:
+def _difference(record: Mapping[str, Any], expected: Layout, prefix: str = "") -> str:
     """What of a checkpoint is not as expected, to end an error with: the first of it."""
     saved = listed(record)
     if saved is None:
@@ -301,59 +331,3 @@ def _difference(record: Mapping[str, Any], expected: Mapping[str, np.ndarray], p
     names = [name for name in sorted({*there, *here}) if there.get(name) != here.get(name)]
     first = f"{names[0]} is {there.get(names[0], 'absent')} there and {here.get(names[0], 'absent')} here"
     return f" ({first}{f', and {len(names) - 1} more' if len(names) > 1 else ''})" if names else ""
-
-
-def without_keys(state: Any) -> Any:
-    """The same tree on the host, keys as their data: it is saved as the state itself is."""
-    return jax.tree.map(lambda x: np.asarray(jax.random.key_data(x) if is_key(x) else x), state)
-
-
-def pack(state: Any) -> dict[str, np.ndarray]:
-    """Leaves by name, copied to the host: the device may reuse their memory at once."""
-    return {
-        name: np.array(jax.random.key_data(leaf) if is_key(leaf) else leaf, copy=True)
-        for name, leaf in _named(state).items()
-    }
-
-
-def unpack(arrays: Mapping[str, np.ndarray], template: Any) -> Any:
-    """The inverse of :func:`pack`."""
-
-    def leaf(path: Any, like: Any) -> jax.Array:
-        value = jax.numpy.asarray(arrays[jax.tree_util.keystr(path)])
-        return jax.random.wrap_key_data(value) if is_key(like) else value
-
-    return jax.tree_util.tree_map_with_path(leaf, template)
-
-
-def join(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-    """All arrays as one of bytes, in the order of their names.
-
-    As one, since orbax writes and reads many at once: where one of them fails, it leaves the others behind,
-    and each of those complains on stderr about the event loop that it finds closed.
-    """
-    return np.frombuffer(b"".join(arrays[name].tobytes() for name in sorted(arrays)), np.uint8)
-
-
-def split(joined: np.ndarray, like: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The inverse of :func:`join`, for arrays with the shapes and types of ``like``."""
-    names = sorted(like)
-    parts = np.split(joined, np.cumsum([like[name].nbytes for name in names])[:-1])
-    return {
-        name: np.frombuffer(part.tobytes(), like[name].dtype).reshape(like[name].shape)
-        for name, part in zip(names, parts, strict=True)
-    }
-
-
-def structure(arrays: Mapping[str, np.ndarray]) -> str:
-    """Hash of names, shapes and types, and of the layout on the disk."""
-    listing = ["bytes"] + [f"{name} {arrays[name].shape} {arrays[name].dtype}" for name in sorted(arrays)]
-    return hashlib.sha256("\n".join(listing).encode()).hexdigest()
-
-
-def digest(arrays: Mapping[str, np.ndarray]) -> str:
-    """Hash of all values."""
-    sha = hashlib.sha256()
-    for name in sorted(arrays):
-        sha.update(np.ascontiguousarray(arrays[name]).tobytes())
-    return sha.hexdigest()

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fp3o_jax.config import ConfigError
 from fp3o_jax.kernels import shards
-from fp3o_jax.runs.checkpoints import is_key, without_keys
+from fp3o_jax.runs.packing import is_key, without_keys
 
 #: Name of the mesh's first axis; the second is `shards.DEVICES`.
 RUNS = "fp3o_runs"

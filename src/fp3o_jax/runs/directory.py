@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import datetime
 import errno
 import fcntl
 import hashlib
-import importlib.metadata
 import json
 import math
 import os
 import re
-import subprocess
-import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,13 +17,36 @@ import numpy as np
 
 from fp3o_jax import registry
 from fp3o_jax.config import Config, ConfigError
+from fp3o_jax.files import COUNT, NAME, NUMBER, SEED, SIZE, open_own, read_json
+from fp3o_jax.runs.origin import about
+from fp3o_jax.runs.reading import read_rows
 
 if TYPE_CHECKING:
     from fp3o_jax.envs import Environment
 
-PACKAGES = ("fp3o-jax", "jax", "jaxlib", "jaxmarl", "brax", "flax", "optax", "orbax-checkpoint")
+if TYPE_CHECKING:
+    pass
+
 #: What is known of an environment object.
 SEEN = ("agents", "obs_sizes", "action_sizes", "discrete", "state_size")
+#: What ``run.json`` holds, as far as it is read.
+ABOUT = {
+    "run_id": NAME,
+    "options": {str: object, "wandb": {str: object, "tags": [str]}, "init_from?": (str, None)},
+    "environment?": {"object": str, str: object},
+    "trunk?": ([str], None),
+    "brought?": {str: str},
+}
+#: What ``summary.json`` holds, as far as it is read; results of a seed are numbers, null where there is none.
+SUMMARY = {
+    "seeds": [{"seed": SEED, "stopped_at_update?": COUNT, str: (NUMBER, None)}],
+    "env_steps": SIZE,
+    "train_seconds": NUMBER,
+    "compile_seconds": NUMBER,
+    "env_steps_per_second": NUMBER,
+    "eval_episodes": COUNT,
+    "side_by_side?": COUNT,
+}
 #: What may lie in a directory before it is a run's: traces of a start that was cut short.
 _OWN = {"lock", "run.json", "run.json.part", "config.json.part"}
 
@@ -101,14 +119,14 @@ class RunDirectory:
             if self.summary is not None:
                 (self.path / "summary.json").rename(self.path / f"summary_{self.grows_from}.json")
             self.write("config.json", config.to_dict())
-        self.about: dict[str, Any] = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
-        self._metrics = (self.path / "metrics.jsonl").open("ab", buffering=0)
+        self.about: dict[str, Any] = read_json(self.path / "run.json", ABOUT)
+        self._metrics = open_own(self.path / "metrics.jsonl", "ab", buffering=0)
 
     @property
     def summary(self) -> dict[str, Any] | None:
         """What the run ended with; None if it has not."""
         file = self.path / "summary.json"
-        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+        return read_json(file, SUMMARY) if file.exists() else None
 
     def log(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Appends lines to ``metrics.jsonl``."""
@@ -138,8 +156,7 @@ class RunDirectory:
 
     def rows(self) -> list[dict[str, Any]]:
         """The lines of ``metrics.jsonl``."""
-        with (self.path / "metrics.jsonl").open(encoding="utf-8") as file:
-            return [json.loads(line) for line in file]
+        return read_rows(self.path / "metrics.jsonl")
 
     def close(self) -> None:
         """Lets go of the directory."""
@@ -154,7 +171,7 @@ class RunDirectory:
 def write_whole(path: Path, content: str | bytes) -> None:
     """Writes a file, which is there as a whole or not at all, and which whoever the umask says can read."""
     part = path.with_name(f"{path.name}.part")
-    with part.open("wb") as file:
+    with open_own(part, "wb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
@@ -165,20 +182,44 @@ def read_config(path: Path) -> Config:
     """The config of the run at ``path``.
 
     Raises:
-        ConfigError: there is no run.
+        ConfigError: there is no run, or its settings cannot be used.
     """
     file = Path(path) / "config.json"
     if not file.exists():
         raise ConfigError(f"{str(path)!r} is not a run: it has no config.json")
-    settings, about = json.loads(file.read_text(encoding="utf-8")), file.with_name("run.json")
-    made = json.loads(about.read_text(encoding="utf-8")) if about.exists() else {}
-    registry.require(settings, made.get("brought", {}), repr(str(path)))
-    return Config.from_dict(settings)
+    settings, about = read_json(file, {str: object}), file.with_name("run.json")
+    brought = read_json(about, ABOUT).get("brought", {}) if about.exists() else {}
+    registry.require(settings, brought, repr(str(path)))
+    try:
+        return Config.from_dict(settings)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from None
+
+
+def check_trust(path: Path, there: str, given: str | None) -> None:
+    """Whether an environment of the name in a run's files may be made: code of the user's is imported only if
+    the user names it, so that no run that somebody hands over chooses what is run.
+
+    Args:
+        path: run directory.
+        there: the name in its config.
+        given: the one that the user says.
+
+    Raises:
+        ConfigError: it is ``module:factory``, and the user says none, or another one is said.
+    """
+    if given is not None and given != there:
+        raise ConfigError(f"env={given!r}: {str(path)!r} was trained on env={there!r}")
+    if ":" in there and given is None:
+        raise ConfigError(
+            f"{str(path)!r} was trained on env={there!r}, code that would be imported and called. If you "
+            f"trust it, name it: --env {there}, or from Python env={there!r}"
+        )
 
 
 def read_options(path: Path) -> dict[str, Any]:
     """The options of the run at ``path``, as JSON holds them."""
-    return json.loads((Path(path) / "run.json").read_text(encoding="utf-8"))["options"]
+    return read_json(Path(path) / "run.json", ABOUT)["options"]
 
 
 def described(env: Any, adapted: Environment) -> dict[str, Any]:
@@ -203,11 +244,8 @@ def check_environment(path: Path, environment: Mapping[str, Any] | None, names: 
     Raises:
         ConfigError: the run was given an object and there is none here, or one of other sizes.
     """
-    about = Path(path) / "run.json"
-    there = json.loads(about.read_text(encoding="utf-8")).get("environment") if about.exists() else None
-    # Before it was written down, the name told: family/task, or module:factory.
-    unnamed = there is None and not {"/", ":"} & set(read_config(path).env)
-    if environment is None and (there is not None or unnamed):
+    there = _environment_object(path)
+    if environment is None and takes_object(path):
         kind = f", a {there['object']}" if there else ""
         raise ConfigError(
             f"{str(path)!r} was trained on an environment object{kind}, which is not in it: hand one over "
@@ -217,15 +255,26 @@ def check_environment(path: Path, environment: Mapping[str, Any] | None, names: 
     if environment is None or there is None:
         return
     differences = [
-        f"{name} is {there[name]!r} there and {environment[name]!r} here"
+        f"{name} is {there.get(name)!r} there and {environment[name]!r} here"
         for name in names
-        if there[name] != environment[name]
+        if there.get(name) != environment[name]
     ]
     if differences:
         raise ConfigError(
             f"{str(path)!r} was trained on another environment than env={environment['object']}: "
             f"{'; '.join(differences)}"
         )
+
+
+def takes_object(path: Path) -> bool:
+    """Whether the run at ``path`` was given an environment object, of which it knows the sizes alone."""
+    # Before it was written down, the name told: family/task, or module:factory.
+    return _environment_object(path) is not None or not {"/", ":"} & set(read_config(path).env)
+
+
+def _environment_object(path: Path) -> dict[str, Any] | None:
+    about = Path(path) / "run.json"
+    return read_json(about, ABOUT).get("environment") if about.exists() else None
 
 
 def check_trunk(path: Path, trunk: list[str] | None) -> None:
@@ -239,7 +288,7 @@ def check_trunk(path: Path, trunk: list[str] | None) -> None:
         ConfigError: it has others.
     """
     about = Path(path) / "run.json"
-    there = json.loads(about.read_text(encoding="utf-8")).get("trunk") if about.exists() else None
+    there = read_json(about, ABOUT).get("trunk") if about.exists() else None
     if there == trunk:
         return
     if there is None:
@@ -261,36 +310,6 @@ def default_path(config: Config) -> Path:
     settings = json.dumps(plain(config.to_dict()), sort_keys=True)
     mark = hashlib.sha256(settings.encode()).hexdigest()[:6]
     return Path("runs") / f"{env}_{algorithm}_{sharing}_seed{config.seed}_{mark}"
-
-
-def about() -> dict[str, Any]:
-    """Who made the run: an identity, versions, commit and device."""
-    import jax
-
-    versions = {}
-    for package in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return {
-        "run_id": uuid.uuid4().hex[:12],
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": versions,
-        "git_commit": _commit(),
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-    }
-
-
-def _commit() -> str | None:
-    """The commit of the checkout that the package runs from; None if it runs from none."""
-
-    def git(*args: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *args]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        git("ls-files", "--error-unmatch", Path(__file__).name)
-        return git("rev-parse", "HEAD")
-    return None
 
 
 def plain(value: Any) -> Any:
@@ -340,7 +359,7 @@ def take_lock(path: Path, wait: bool = False) -> Any:
         path: of the file, made if it is not there.
         wait: until the other process lets go of it; else None is returned.
     """
-    file = path.open("a")
+    file = open_own(path, "a")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:

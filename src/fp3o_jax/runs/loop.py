@@ -113,7 +113,8 @@ def run_training(
             tell(console, f"{directory.path} is finished; another --seed or --run-dir makes a new run")
         summary = directory.summary
     except Interrupted:
-        tell(console, f"or: fp3o train --resume {directory.path}")
+        named = f" --env {config.env}" if ":" in config.env else ""
+        tell(console, f"or: fp3o train --resume {directory.path}{named}")
         raise
     finally:
         directory.close()
@@ -199,7 +200,7 @@ def train_together(
         )
     begin_with = {}
     if not saved and options.init_from is not None:
-        begin_with = axis.place(load_weights(options.init_from, programs.template))
+        begin_with = axis.place(load_weights(options.init_from, programs.template, trainer.env.name))
     start = time.monotonic()
     with phase(console, "compiling"):
         programs.begin()

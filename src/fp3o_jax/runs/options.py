@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fp3o_jax import registry
-from fp3o_jax.config import ConfigError, settle_types
+from fp3o_jax.config import ConfigError, settle_types, unknown
 from fp3o_jax.runs.directory import plain
 from fp3o_jax.runs.sinks import WandbOptions
 
@@ -68,10 +68,21 @@ class RunOptions:
 
     @classmethod
     def from_dict(cls, options: Mapping[str, Any], run_dir: Path) -> RunOptions:
-        """The inverse of ``to_dict``."""
-        for name in options.get("sinks", ()):
-            registry.refuse_code("sinks", name, repr(str(run_dir)))
-        wandb = options["wandb"] | {"tags": tuple(options["wandb"]["tags"])}
-        first = options.get("init_from")
-        given = {"init_from": None if first is None else Path(first), "wandb": WandbOptions(**wandb)}
-        return cls(run_dir, **{**options, **given})
+        """The inverse of ``to_dict``.
+
+        Raises:
+            ConfigError: a name is no option, or a value cannot be used.
+        """
+        try:
+            for given, kind in ((options, cls), (options["wandb"], WandbOptions)):
+                for name in given:
+                    if name not in kind.__dataclass_fields__:
+                        raise unknown("option", name, kind.__dataclass_fields__)
+            for name in options.get("sinks", ()):
+                registry.refuse_code("sinks", name, repr(str(run_dir)))
+            wandb = options["wandb"] | {"tags": tuple(options["wandb"]["tags"])}
+            first = options.get("init_from")
+            own = {"init_from": None if first is None else Path(first), "wandb": WandbOptions(**wandb)}
+            return cls(**{**options, **own, "run_dir": run_dir})
+        except ConfigError as error:
+            raise ConfigError(f"{run_dir / 'run.json'}: {error}") from None

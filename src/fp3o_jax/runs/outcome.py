@@ -72,7 +72,11 @@ def _areas_under_curves(rows: Sequence[Mapping[str, Any]]) -> dict[int, dict[str
 
 def print_summary(console: Console, summary: dict[str, Any], path: Path) -> None:
     """A table of the final greedy policies, and what they cost."""
-    names = [name for name in ("win_rate", "episode_return", "episode_length") if name in summary]
+    names = [
+        name
+        for name in ("win_rate", "episode_return", "episode_length")
+        if all(row.get(name) is not None for row in summary["seeds"])
+    ]
     console.print(f"greedy evaluation over {summary['eval_episodes']} episodes per seed")
     table = Table()
     for column in ("seed", *(name.replace("_", " ") for name in names)):

@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from fp3o_jax.config import ConfigError
-from fp3o_jax.runs.checkpoints import blank, is_key, join, pack, split, unpack
+from fp3o_jax.runs.packing import blank, is_key, join, pack, room, split, unpack
 from fp3o_jax.runs.programs import Programs
 from fp3o_jax.runs.signals import deferred
 from fp3o_jax.train import TrainState
@@ -107,7 +107,7 @@ def follow(programs: Shared) -> None:
             if what == INIT:
                 state = programs.init()
             elif what == PLACE:
-                state = programs.place(_state_from(programs, join(blank(programs.template))))
+                state = programs.place(_state_from(programs, room(blank(programs.template))))
             elif what == UPDATE:
                 state, _ = programs.update(state)
             elif what == PLAY:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import re
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
@@ -13,11 +12,31 @@ from typing import Any
 import numpy as np
 
 from fp3o_jax.config import Config, ConfigError, unknown
+from fp3o_jax.files import COUNT, MAX_ROWS, NAME, NUMBER, SEED, SIZE, checked, parsed, read_json, read_text
 
 #: Columns of metrics.jsonl that say where a line belongs and when it was written.
 ROW_KEYS = ("seed", "update", "env_steps", "time")
 #: The file that makes a folder one of many runs, in ``runs/NAME``.
 PLAN = "sweep.json"
+#: Settings, as far as they are read without being validated: any version may have written them.
+SETTINGS = {
+    "env?": str,
+    "env_kwargs?": ({str: object}, None),
+    "algorithm?": str,
+    "sharing?": str,
+    "num_envs?": COUNT,
+    "rollout_length?": COUNT,
+    "total_env_steps?": COUNT,
+    str: (None, bool, NUMBER, str, [(bool, NUMBER, str)]),
+}
+#: What a plan holds.
+PLANNED = {
+    "config": {name.removesuffix("?") if name is not str else str: SETTINGS[name] for name in SETTINGS},
+    "programs": [[{"name": NAME, "changes": SETTINGS, "seed": SEED, "num_seeds": range(1, 100_001)}]],
+}
+#: What is read of a line of metrics, and of a summary.
+ROW = {"seed": SEED, "update?": SIZE, "env_steps": range(2**53)}
+FINAL = {"seeds": [{"seed": SEED, str: (NUMBER, None)}]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +95,7 @@ def run_dirs(path: Path) -> list[Path]:
     if _is_run(path) or not path.is_dir():
         return [path]
     if (path / PLAN).is_file():
-        programs = _parse((path / PLAN).read_text(), str(path / PLAN))["programs"]
+        programs = read_json(path / PLAN, PLANNED)["programs"]
         return [run for runs in programs for each in runs if _is_run(run := path / "runs" / each["name"])]
     inside = [each for each in path.iterdir() if _is_run(each) or (each / PLAN).is_file()]
     return [run for each in sorted(inside, key=_natural) for run in run_dirs(each)] or [path]
@@ -106,22 +125,36 @@ def read_run(path: Path, curves: bool = True) -> Run:
             f"run={str(path)!r} is not a run: expected a directory with config.json and metrics.jsonl, as "
             "`fp3o train` writes it, or a folder of runs or of a sweep"
         )
-    config = _parse((path / "config.json").read_text(), str(path / "config.json"))
+    config = read_json(path / "config.json", SETTINGS)
     for name in ("env", "algorithm", "sharing"):
         if name not in config:
             raise ConfigError(f"{path / 'config.json'} has no {name!r}: expected the settings of a run")
     summary = path / "summary.json"
-    final = _parse(summary.read_text(), str(summary))["seeds"] if summary.is_file() else []
+    final = read_json(summary, FINAL)["seeds"] if summary.is_file() else []
     return Run(path, Config().to_dict() | config, _series(path / "metrics.jsonl") if curves else {}, final)
 
 
-def _series(file: Path) -> dict[int, dict[str, np.ndarray]]:
-    *lines, unfinished = file.read_text().split("\n")
-    rows = [_parse(line, f"{file}, line {i}") for i, line in enumerate(lines, 1) if line]
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """The lines of ``metrics.jsonl``, without a last one that is still being written.
+
+    Raises:
+        ConfigError: it cannot be read, or a line is damaged.
+    """
+    *lines, unfinished = read_text(file, MAX_ROWS).split("\n")
+    rows = [
+        checked(parsed(line, f"{file}, line {i}"), ROW, f"{file}, line {i}")
+        for i, line in enumerate(lines, 1)
+        if line
+    ]
     if unfinished:
         # The trainer may be writing this line at the moment, or have been killed while it did.
-        with contextlib.suppress(json.JSONDecodeError):
-            rows.append(json.loads(unfinished))
+        with contextlib.suppress(ConfigError):
+            rows.append(checked(parsed(unfinished, str(file)), ROW, str(file)))
+    return rows
+
+
+def _series(file: Path) -> dict[int, dict[str, np.ndarray]]:
+    rows = read_rows(file)
     by_seed: dict[int, list[dict[str, Any]]] = {}
     for row in rows:
         by_seed.setdefault(row["seed"], []).append(row)
@@ -138,16 +171,9 @@ def _numbers(values: Sequence[Any]) -> np.ndarray | None:
     """[U], NaN for null; None if these are no numbers, but one per agent for example."""
     try:
         column = np.array(values, float)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return column if column.ndim == 1 else None
-
-
-def _parse(text: str, where: str) -> dict[str, Any]:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{where} is damaged: expected JSON ({error})") from None
 
 
 def choose_metric(runs: Sequence[Run], metric: str | None) -> str:
@@ -160,7 +186,7 @@ def choose_metric(runs: Sequence[Run], metric: str | None) -> str:
     Raises:
         ConfigError: a run has no such metric, or it is not one number per update.
     """
-    known = [_curve_names(run) or _final_names(run) for run in runs]
+    known = [_curve_names(run) if run.series else _final_names(run) for run in runs]
     shared = [name for name in known[0] if all(name in names for names in known)]
     metric = metric or ("win_rate" if "win_rate" in shared else "episode_return")
     if metric not in shared:

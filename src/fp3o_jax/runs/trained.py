@@ -14,7 +14,14 @@ from rich.table import Table
 from fp3o_jax.config import Config, ConfigError
 from fp3o_jax.runs.checkpoints import Checkpoint, Checkpoints
 from fp3o_jax.runs.devices import spread
-from fp3o_jax.runs.directory import check_environment, check_trunk, described, read_config
+from fp3o_jax.runs.directory import (
+    check_environment,
+    check_trunk,
+    check_trust,
+    described,
+    read_config,
+    takes_object,
+)
 from fp3o_jax.runs.programs import evaluation_keys, player
 from fp3o_jax.runs.progress import phase, tell
 from fp3o_jax.seeds import seed_key, seed_keys
@@ -32,7 +39,8 @@ def load_run(
     Args:
         path: run directory.
         best: the checkpoint with the highest win rate or return.
-        env: the environment object that the run was given, if it was given one; or the name of another one.
+        env: the environment object that the run was given, if it was given one, or a name of what makes it;
+            the name of one that is imported, ``module:factory``, if it was given that.
         trunk: the flax module, or the pair of them, that the run was given, if it was given one.
 
     Returns:
@@ -57,7 +65,8 @@ def load_params(
     Args:
         path: run directory.
         best: of the checkpoint with the highest win rate or return.
-        env: the environment object that the run was given, if it was given one; or the name of another one.
+        env: the environment object that the run was given, if it was given one, or a name of what makes it;
+            the name of one that is imported, ``module:factory``, if it was given that.
         trunk: the flax module, or the pair of them, that the run was given, if it was given one.
 
     Returns:
@@ -76,13 +85,18 @@ def load_parts(
 ) -> tuple[Trainer, Any]:
     path = Path(path)
     config = read_config(path)
-    if env is None:
+    if env is None or (isinstance(env, str) and not takes_object(path)):
         check_environment(path, None)  # or its name would be looked for in vain
+        check_trust(path, config.env, env)
+        env = None
     check_trunk(path, described_trunk(trunk))
-    trainer = make_train(config, env, trunk)
+    try:
+        trainer = make_train(config, env, trunk)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
     if env is not None:
         check_environment(path, described(env, trainer.env))
-    keys = seed_keys(config.seeds)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), config.num_seeds))
     checkpoints = Checkpoints(path / "checkpoints", reading=True)
     try:
         saved = restore(checkpoints, jax.eval_shape(jax.vmap(trainer.init), keys))
@@ -112,7 +126,8 @@ def evaluate_run(
         seed_index: of one seed alone, counted from 0; by default all.
         sampled: draw actions instead of taking the most probable ones.
         best: the checkpoint with the highest win rate or return, instead of the newest.
-        env: the environment object that the run was given, if it was given one; or the name of another one.
+        env: the environment object that the run was given, if it was given one, or a name of what makes it;
+            the name of one that is imported, ``module:factory``, if it was given that.
         trunk: the flax module, or the pair of them, that the run was given, if it was given one.
         console: where the table goes; by default the terminal.
 
@@ -175,7 +190,8 @@ def render_run(
         sampled: draw actions instead of taking the most probable ones.
         best: the checkpoint with the highest win rate or return, instead of the newest.
         output: file to write, whose suffix tells the kind; by default in the run's ``figures/``.
-        env: the environment object that the run was given, if it was given one; or the name of another one.
+        env: the environment object that the run was given, if it was given one, or a name of what makes it;
+            the name of one that is imported, ``module:factory``, if it was given that.
         trunk: the flax module, or the pair of them, that the run was given, if it was given one.
         console: where the path is printed; by default the terminal.
 

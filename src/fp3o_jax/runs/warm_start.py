@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from fp3o_jax.config import ConfigError
-from fp3o_jax.runs.directory import read_options
+from fp3o_jax.runs.directory import read_config, read_options
 from fp3o_jax.runs.options import RunOptions
 from fp3o_jax.runs.trained import load_parts
 from fp3o_jax.train import TrainState
@@ -36,12 +36,13 @@ def check_start(options: RunOptions) -> None:
         )
 
 
-def load_weights(path: Path, template: TrainState) -> dict[str, Any]:
+def load_weights(path: Path, template: TrainState, env: str | None = None) -> dict[str, Any]:
     """What another run may start from: the newest parameters of a run, and the statistics of its values.
 
     Args:
         path: run directory.
         template: what ``jax.eval_shape`` says of the other run's state, leaves [num_seeds, ...].
+        env: that of the other run, if its name is one that is imported.
 
     Returns:
         ``params`` and ``value_norm``, leaves [num_seeds, ...]: those of a single seed for all.
@@ -52,7 +53,10 @@ def load_weights(path: Path, template: TrainState) -> dict[str, Any]:
     """
     parts = ("params", "value_norm")
     _, found = load_parts(
-        path, None, None, lambda checkpoints, like: [checkpoints.restore_part(like, part) for part in parts]
+        path,
+        _imported(path, env),
+        None,
+        lambda checkpoints, like: [checkpoints.restore_part(like, part) for part in parts],
     )
     if None in found:
         raise ConfigError(f"init_from={str(path)!r} has no whole checkpoint yet")
@@ -78,3 +82,8 @@ def load_weights(path: Path, template: TrainState) -> dict[str, Any]:
             )
     rows = np.arange(wanted) % seeds
     return jax.tree.map(lambda leaf: leaf[rows], there)
+
+
+def _imported(path: Path, env: str | None) -> str | None:
+    """The name that both runs' environment is imported by, which the user has said for one of them."""
+    return env if env is not None and ":" in env and env == read_config(path).env else None

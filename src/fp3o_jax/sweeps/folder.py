@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from fp3o_jax.config import Config, ConfigError
+from fp3o_jax.files import COUNT, read_json
 from fp3o_jax.runs.directory import plain, take_lock, write_whole
-from fp3o_jax.runs.reading import PLAN
+from fp3o_jax.runs.reading import PLAN, PLANNED
 from fp3o_jax.sweeps.plan import SEEDS, PlannedRun, Point, make_programs, missing_runs, settings_key, told
 
 #: What may lie in a folder before it is a sweep's: traces of a start that was cut short.
@@ -49,12 +50,15 @@ class SweepFolder:
         """What ``sweep.json`` holds.
 
         Raises:
-            ConfigError: there is no sweep.
+            ConfigError: there is no sweep, or its plan is damaged.
         """
         file = self.path / PLAN
         if not file.exists():
             raise ConfigError(f"{str(self.path)!r} is not a sweep: it has no {PLAN}")
-        return json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file, PLANNED)
+        if not content["programs"] or not all(content["programs"]):
+            raise ConfigError(f"{file} is damaged: expected programs of one run or more")
+        return content
 
     def preview(
         self, config: Config, points: Sequence[Point], runs_per_program: int | None
@@ -102,9 +106,17 @@ class SweepFolder:
             return take_lock(folder / "lock")
 
     def rounds(self, index: int, runs: Sequence[PlannedRun]) -> list[list[PlannedRun]]:
-        """The runs of a program as they train one after another: all at once, as long as they fit."""
+        """The runs of a program as they train one after another: all at once, as long as they fit.
+
+        Raises:
+            ConfigError: the file that says so is damaged.
+        """
         file = self.program(index) / "rounds.json"
-        sizes = json.loads(file.read_text(encoding="utf-8")) if file.exists() else [len(runs)]
+        sizes = read_json(file, [COUNT]) if file.exists() else [len(runs)]
+        if sum(sizes) != len(runs):
+            raise ConfigError(
+                f"{file} is damaged: its rounds have {sum(sizes)} runs, and the plan {len(runs)}"
+            )
         ends = itertools.accumulate(sizes)
         return [list(runs[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
 

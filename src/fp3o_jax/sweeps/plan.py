@@ -18,6 +18,8 @@ from fp3o_jax.values import as_count
 
 #: Which seeds there are is no axis: all points have the same.
 SEEDS = ("seed", "num_seeds")
+#: So many points at most: what is more is a slip, and would not be told before memory ends.
+MAX_POINTS = 100_000
 #: Digits of a number that is drawn: enough to search with, few enough to read.
 DIGITS = 4
 
@@ -110,6 +112,8 @@ def make_points(
         ConfigError: an axis is no setting or has no values, two of them change one setting, a value cannot be
             used (the error names the point), or two points are the same.
     """
+    if samples > MAX_POINTS:
+        raise ConfigError(f"samples={samples} must be at most {MAX_POINTS}")
     factors = [
         *(
             [_changes(axis, value) for value in _values("grid", axis, values)]
@@ -121,6 +125,10 @@ def make_points(
     ]
     factors = [factor for factor in factors if factor]
     _refuse_twice(factors)
+    if (number := math.prod(map(len, factors))) > MAX_POINTS:
+        raise ConfigError(
+            f"grid, zip, random and points make {number} points, and at most {MAX_POINTS} can be"
+        )
     made: dict[str, Point] = {}
     for number, parts in enumerate(itertools.product(*factors)):
         changes = {name: value for part in parts for name, value in part.items()}

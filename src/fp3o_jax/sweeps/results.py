@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
-import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +12,8 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from fp3o_jax.config import ConfigError
+from fp3o_jax.files import COUNT, NUMBER, SEED, SIZE, checked, parsed, read_bytes, read_json
 from fp3o_jax.runs.directory import take_lock, write_whole
 from fp3o_jax.runs.figures import write_score_tables
 from fp3o_jax.runs.outcome import CURVES
@@ -21,6 +22,13 @@ from fp3o_jax.sweeps.plan import compiled_in, told
 
 #: Settings that stand in every table, whether they are axes or not.
 ALWAYS = ("env", "algorithm", "sharing")
+#: What is read of a run's summary.
+MEASURED = {
+    "seeds": [{"seed": SEED, "stopped_at_update?": COUNT, str: (NUMBER, None)}],
+    "env_steps": SIZE,
+    "train_seconds": NUMBER,
+    "side_by_side?": COUNT,
+}
 
 
 class ProgramState(NamedTuple):
@@ -82,9 +90,13 @@ def results(folder: SweepFolder) -> list[dict[str, Any]]:
         for run in state.runs:
             settings = settings_of(content, run)
             known = {"run": run["name"], "program": index}
-            known |= {name: settings[name] for name in dict.fromkeys((*ALWAYS, *axes))}
+            known |= {name: settings.get(name) for name in dict.fromkeys((*ALWAYS, *axes))}
             file = folder.run(run["name"]) / "summary.json"
-            summary = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+            summary = read_json(file, MEASURED) if file.exists() else None
+            if summary is not None and len(summary["seeds"]) != run["num_seeds"]:
+                raise ConfigError(
+                    f"{file} is of {len(summary['seeds'])} seeds, and the plan has {run['num_seeds']}"
+                )
             for position in range(run["num_seeds"]):
                 row = known | {"seed": run["seed"] + position}
                 if summary is None:
@@ -181,12 +193,7 @@ def _last_update(run: Path) -> int:
     file = run / "metrics.jsonl"
     if not file.exists():
         return 0
-    with file.open("rb") as stream:
-        stream.seek(max(0, os.path.getsize(file) - 65536))
-        lines = stream.read().split(b"\n")
-    for line in reversed(lines[:-1]):
-        try:
-            return int(json.loads(line)["update"])
-        except ValueError:
-            continue
+    for line in reversed(read_bytes(file, last=65536).split(b"\n")[:-1]):
+        with contextlib.suppress(ValueError):
+            return checked(parsed(line.decode(), str(file)), {"update": SIZE}, str(file))["update"]
     return 0

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 import jax
 from rich.console import Console
 
-from fp3o_jax.runs.checkpoints import Checkpoint, Checkpoints, without_keys
+from fp3o_jax.runs.checkpoints import Checkpoint, Checkpoints
 from fp3o_jax.runs.directory import RunDirectory, write_whole
 from fp3o_jax.runs.journal import parts
 from fp3o_jax.runs.loop import programs_of, train_together
 from fp3o_jax.runs.members import Member, run_records
 from fp3o_jax.runs.memory import TooLarge
 from fp3o_jax.runs.options import RunOptions
+from fp3o_jax.runs.packing import without_keys
 from fp3o_jax.runs.programs import Programs
 from fp3o_jax.runs.progress import tell
 from fp3o_jax.sweeps.folder import SweepFolder

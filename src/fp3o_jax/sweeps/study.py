@@ -14,6 +14,7 @@ from rich.console import Console
 
 from fp3o_jax.config import Config, ConfigError, unknown
 from fp3o_jax.envs import available
+from fp3o_jax.files import checked, read_text
 from fp3o_jax.presets import PRESETS
 from fp3o_jax.runs.loop import RunError
 from fp3o_jax.runs.options import RunOptions
@@ -26,6 +27,13 @@ from fp3o_jax.sweeps.sweep import Sweep
 #: What a file of a study may hold, besides what :class:`Study` has.
 FILE = ("preset", "run_dir", "settings", "options")
 AXES = ("grid", "zip", "random")
+#: What such a file holds, as far as nobody else says what is wrong with it.
+CONTENT = {
+    "preset?": str,
+    "run_dir?": str,
+    "points?": [object],
+    **{f"{name}?": range(2**63) for name in ("samples", "sample_seed", "runs_per_program")},
+}
 #: ``none`` is a name: of a sharing, of inputs that are not normalised.
 WORDS = {"true": True, "True": True, "false": False, "False": False, "None": None}
 
@@ -145,27 +153,35 @@ def take_axes(study: Study, args: Sequence[str]) -> tuple[Study, list[str]]:
 
 def _from_file(path: Path) -> Study:
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
+        content = tomllib.loads(read_text(path))
+    except ConfigError as error:
         raise ConfigError(f"study={str(path)!r} cannot be read: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"study={str(path)!r} cannot be read: {str(error)[:200]}") from None
     own = [f.name for f in dataclasses.fields(Study) if f.name not in ("config", "options", "jobs")]
     _check_names(str(path), content, (*FILE, *own, "jobs"))
     for kind in AXES:
         if not isinstance(content.get(kind, {}), Mapping):
             raise ConfigError(f"{path}: {kind}={content[kind]!r} must be a table of axes")
-    for name in ("samples", "sample_seed", "runs_per_program"):
-        if type(content.get(name, 0)) is not int:
-            raise ConfigError(f"{path}: {name}={content[name]!r} must be a whole number")
+    checked(content, CONTENT, str(path))
+    try:
+        return _study(path, content, own)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
+
+
+def _study(path: Path, content: Mapping[str, Any], own: Sequence[str]) -> Study:
     config = named_config(content["preset"]) if "preset" in content else Config()
     settings = content.get("settings", {})
-    _check_names(f"{path}, settings", settings, [f.name for f in dataclasses.fields(Config)])
-    options = dict(content.get("options", {}))
-    _check_names(f"{path}, options", options, [f.name for f in dataclasses.fields(RunOptions)])
+    _check_names("settings", settings, [f.name for f in dataclasses.fields(Config)])
+    options = content.get("options", {})
+    _check_names("options", options, [f.name for f in dataclasses.fields(RunOptions)])
+    options = dict(options)
     if "wandb" in options:
-        _check_names(f"{path}, options.wandb", options["wandb"], WandbOptions.__dataclass_fields__)
+        _check_names("options.wandb", options["wandb"], WandbOptions.__dataclass_fields__)
         options["wandb"] = WandbOptions(**options["wandb"])
     jobs = content.get("jobs", {})
-    _check_names(f"{path}, jobs", jobs, [f.name for f in dataclasses.fields(JobOptions)])
+    _check_names("jobs", jobs, [f.name for f in dataclasses.fields(JobOptions)])
     options.setdefault("run_dir", content.get("run_dir", Path("sweeps") / path.stem))
     return Study(
         config.replace(**settings),

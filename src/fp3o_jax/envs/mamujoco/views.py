@@ -178,7 +178,7 @@ def segments_of(name: str, task: str) -> tuple[int, int]:
     Raises:
         ConfigError: it is no such name.
     """
-    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", name)
+    match = re.fullmatch(r"([1-9]\d{0,2})x([1-9]\d{0,2})", name)
     if match is None or int(match[1]) * int(match[2]) < 2:
         raise ConfigError(
             f"env={task!r}: the robot is divided as AGENTSxSEGMENTS, such as 8x2, two segments or more in all"

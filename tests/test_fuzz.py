@@ -1,0 +1,187 @@
+"""Files that somebody altered: a sample of what ``tests/checks/fuzz_check.py`` does by the thousand."""
+
+import dataclasses
+import json
+import os
+import shutil
+
+import pytest
+from rich.console import Console
+
+import fuzzing
+from fp3o_jax import ConfigError, envs, load_policy
+from fp3o_jax.files import NAME, read_json
+from fp3o_jax.runs import RunOptions, evaluate_run, load_run, run_training
+from fp3o_jax.runs.checkpoints import Checkpoints
+from fp3o_jax.runs.directory import RunDirectory
+from fp3o_jax.sweeps.folder import SweepFolder
+from store import Store
+
+NUMBER = 150
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory):
+    path = tmp_path_factory.mktemp("fuzz") / "originals"
+    fuzzing.write_originals(path)
+    return path
+
+
+def test_what_is_not_altered_reads(originals, tmp_path):
+    """Or no error below would tell anything."""
+    for kind in fuzzing.KINDS.values():
+        path = tmp_path / kind.read.__name__
+        shutil.copytree(originals / kind.place, path, dirs_exist_ok=True)
+        assert kind.read(path)
+
+
+@pytest.mark.parametrize("part", range(3))
+def test_altered_files_are_read_or_refused(part, originals, tmp_path):
+    done = {}
+    for kind, number in fuzzing.cases(NUMBER)[part::3]:
+        outcome, said = fuzzing.run_case(originals, tmp_path, kind, number, seed=1)
+        assert outcome != "BUG", f"{kind}, case {number}: {said}"
+        assert "(UNNAMED)" not in said and "(LONG)" not in said, said
+        done.setdefault(outcome, []).append(number)
+    assert len(done["error"]) > NUMBER / 6
+    assert done["the same"] or done["else, valid"]
+
+
+@pytest.fixture
+def given(originals, tmp_path):
+    """A run that somebody hands over, and how to change a file of it."""
+    path = tmp_path / "given"
+    shutil.copytree(originals / "run", path)
+
+    def change(name, **changes):
+        file = path / name
+        file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+    return path, change
+
+
+def test_a_run_chooses_no_code(given, tmp_path, monkeypatch):
+    """`os:system` with a command for an option was called as an environment's factory is."""
+    path, change = given
+    change("config.json", env="os:system", env_kwargs={"command": f"touch {tmp_path / 'ran'}"})
+    for use in (load_run, load_policy, evaluate_run):
+        with pytest.raises(ConfigError, match="If you trust it, name it: --env os:system"):
+            use(path)
+    monkeypatch.setattr(envs, "_from_factory", lambda *_: pytest.fail("code was imported"))
+    with pytest.raises(ConfigError, match="If you trust it"):
+        new = RunOptions(run_dir=tmp_path / "new", init_from=path, eval_episodes=4)
+        run_training(fuzzing.CONFIG, new, console=Console(quiet=True))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_nothing_is_written_through_links(given, tmp_path):
+    """A run with a link for its metrics had what it led to cut off and written over."""
+    path, _ = given
+    mine = tmp_path / "mine"
+    for name in ("metrics.jsonl", "lock", "config.json.part"):
+        shutil.copytree(path, tmp_path / "other", symlinks=True)
+        (tmp_path / "other" / name).unlink(missing_ok=True)
+        mine.write_text("mine")
+        (tmp_path / "other" / name).symlink_to(mine)
+        with pytest.raises(ConfigError, match=f"{name} is a link"):
+            directory = RunDirectory(tmp_path / "other", fuzzing.CONFIG)
+            directory.write("config.json", {})
+        assert mine.read_text() == "mine"
+        shutil.rmtree(tmp_path / "other")
+
+
+@pytest.mark.parametrize("name", ["../../x", "/tmp/x", "..", ".", "", "a/b", "a\0b", "a" * 300, ".hidden"])
+def test_names_stay_in_their_folder(name, originals, tmp_path):
+    shutil.copytree(originals / "sweep", tmp_path / "sweep")
+    plan = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
+    plan["programs"][0][0]["name"] = name
+    (tmp_path / "sweep" / "sweep.json").write_text(json.dumps(plan))
+    with pytest.raises(ConfigError, match=r"sweep\.json: programs\[0\]\[0\]\.name is .*, expected a name"):
+        SweepFolder(tmp_path / "sweep").plan()
+    bundle = tmp_path / "bundle"
+    bundle.write_text(json.dumps({"name": name}) + "\n")
+    with pytest.raises(ConfigError, match="bundle, line 1: name is"):
+        Store(tmp_path / "cells").merge(bundle)
+    assert {each.name for each in tmp_path.iterdir()} == {"sweep", "bundle", "cells"}
+
+
+def test_names_that_are_given_are_names(originals):
+    assert all(NAME.fullmatch(run.name) for run in (originals / "sweep" / "runs").iterdir())
+
+
+def test_a_checkpoint_that_claims_more_than_its_files_hold(given):
+    """Arrays of a terabyte were made room for before they were looked for."""
+    path, _ = given
+    step = path / "checkpoints" / "2"
+    record = json.loads((step / "run" / "metadata").read_text())
+    record["arrays"] = [[name, [10**12] if name == ".key" else s, d] for name, s, d in record["arrays"]]
+    del record["record"]
+    (step / "run" / "metadata").write_text(json.dumps(record))
+    checkpoints = Checkpoints(path / "checkpoints", reading=True)
+    with fuzzing.limits(), pytest.warns(UserWarning, match="is damaged; falling back"):
+        assert checkpoints.restore_part(fuzzing._template(), "params") is not None
+    checkpoints.close()
+
+
+def test_what_lies_beside_a_state_is_hashed_too(given):
+    """A flipped bit in the length of the metrics cut lines off that were whole."""
+    path, _ = given
+    file = path / "checkpoints" / "2" / "run" / "metadata"
+    file.write_text(file.read_text().replace('"seconds": 1.5', '"seconds": 1.6'))
+    checkpoints = Checkpoints(path / "checkpoints", reading=True)
+    with pytest.warns(UserWarning, match="is damaged; falling back"):
+        assert checkpoints.restore(fuzzing._template()).update == 1
+    checkpoints.close()
+
+
+def test_absurd_sizes_are_refused_before_anything_is_made():
+    for changes in (
+        {"num_seeds": 10**9},
+        {"num_envs": 10**15},
+        {"rollout_length": 2**53, "num_envs": 2**53},
+        {"hidden_size": 10**12},
+        {"hidden_sizes": [8] * 10_000},
+        {"num_envs": 2**31 - 1, "rollout_length": 1, "num_minibatches": 2**30},
+        {"total_env_steps": 10**400},
+        {"seed": 10**400},
+        {"env": "x" * 10**6},
+    ):
+        with fuzzing.limits(), pytest.raises(ConfigError) as refused:
+            config = fuzzing.CONFIG.from_dict(fuzzing.CONFIG.to_dict() | changes)
+            envs.make_env(config.env)
+        assert len(str(refused.value)) < 5000
+    for name, options in (
+        ("matrix/xor", {"num_agents": 10**9}),
+        ("mpe/simple_spread", {"num_agents": 10**9}),
+    ):
+        with pytest.raises(ConfigError, match="at most"):
+            envs.make_env(name, options)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "run.json")
+    with fuzzing.limits(), pytest.raises(ConfigError, match=r"run\.json is not a file"):
+        read_json(tmp_path / "run.json", object)
+
+
+def test_a_key_of_wandb_is_in_no_file_and_no_word(tmp_path, monkeypatch, capfd):
+    """From a run's beginning to its summary, offline, the key in the environment and in W&B's settings."""
+    secret = "0123456789" * 4
+    monkeypatch.setenv("WANDB_API_KEY", secret)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    import wandb
+
+    wandb.teardown()
+    wandb.setup(wandb.Settings(api_key=secret))
+    try:
+        options = RunOptions(run_dir=tmp_path / "run", eval_episodes=4)
+        options = dataclasses.replace(options, wandb=dataclasses.replace(options.wandb, mode="offline"))
+        run_training(fuzzing.CONFIG.replace(num_seeds=1), options, console=Console(force_terminal=False))
+    finally:
+        wandb.teardown()
+    said = capfd.readouterr()
+    assert secret not in said.out + said.err
+    files = [file for file in (tmp_path / "run").rglob("*") if file.is_file()]
+    assert [file for file in files if file.suffix == ".wandb"]
+    assert not [file for file in files if secret.encode() in file.read_bytes()]
