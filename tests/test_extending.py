@@ -157,6 +157,12 @@ def test_a_selection_is_looked_at_as_well():
     make_train(Config(selection=lambda key, owners: jnp.roll(owners, 1), **TINY), env=agree())
 
 
+def test_schedules_are_those_of_the_agents_that_learn():
+    """Which a split has a weight for each of."""
+    config = Config(train_agents=(0, 2), sharing="none", advantage_split=(0.5, 0.5), **TINY)
+    make_train(config.replace(selection=lambda key, owners: jnp.roll(owners, 1)), env=agree())
+
+
 def test_the_settings_choose_for_it():
     """Where they are not at their defaults; its own fields hold otherwise."""
     fp3o_jax.register_algorithm(

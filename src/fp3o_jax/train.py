@@ -336,7 +336,7 @@ def make_train(config: Config | Mapping[str, Any], env: Any = None, trunk: Trunk
             f"of {environment.name!r}{'' if learners is None else ', one for each agent that learns'}"
         )
     if config.algorithm not in ALGORITHMS or callable(config.selection):
-        check_algorithm(algorithm, config.algorithm, environment.num_agents)
+        check_algorithm(algorithm, config.algorithm, m)
     xla.warn_if_unprotected()
     trainer = Trainer(config, environment, networks, algorithm._replace(learners=learners))
     object.__setattr__(trainer, "made_of", (config, env, trunk))
