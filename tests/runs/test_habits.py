@@ -160,7 +160,7 @@ def test_every_setting_is_in_a_group_and_explained():
         assert all(texts.get(name) for name in field_types(settings) if name != "wandb")
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
 def test_completion(shell, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["--tyro-print-completion", shell])
