@@ -15,6 +15,7 @@ from rich.console import Console
 
 from fp3o_jax import Config, ConfigError, __main__, cli, make_env
 from fp3o_jax.cli import main
+from fp3o_jax.commands import playing
 from fp3o_jax.commands.help import grouped, help_texts
 from fp3o_jax.config import Config as Settings
 from fp3o_jax.evaluation import make_evaluate
@@ -302,7 +303,7 @@ def test_ctrl_c_is_one_line(monkeypatch, capsys, tmp_path):
     for i, args in enumerate((["train", *SMALL], ["sweep", *SMALL, "--grid.sharing", "full", "none"])):
         assert main([*args, "--quiet", "--run-dir", str(tmp_path / str(i))]) == 130
         assert capsys.readouterr().err.count("\n") == 1
-    monkeypatch.setattr(cli, "evaluate_run", interrupted)
+    monkeypatch.setattr(playing, "evaluate_run", interrupted)
     assert main(["evaluate", "run"]) == 130
     assert capsys.readouterr().err.startswith("stopped. What was written is whole")
     left = []
