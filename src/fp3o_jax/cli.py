@@ -79,9 +79,10 @@ def _run(args: list[str]) -> None:
     if args[0] in commands:
         args[1:] = in_one_style(args[1:], commands[args[0]])
     asks = {"-h", "--help"} & {*args}
-    with helping.wrapped() if asks else contextlib.nullcontext():
+    # Handed over as an argument, tyro 1.0.0 would have forgotten the registry when it comes to a command.
+    with helping.REGISTRY, helping.wrapped() if asks else contextlib.nullcontext():
         tyro.extras.subcommand_cli_from_dict(
-            commands, prog="fp3o", description=helping.DESCRIPTION, args=args, registry=helping.REGISTRY
+            commands, prog="fp3o", description=helping.DESCRIPTION, args=args
         )
 
 

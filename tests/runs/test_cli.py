@@ -11,6 +11,7 @@ from rich.console import Console
 
 from fp3o_jax import Config, cli, envs, xla
 from fp3o_jax.cli import main
+from fp3o_jax.commands import playing
 from fp3o_jax.presets import PRESETS
 from fp3o_jax.runs import RunOptions, run_training
 
@@ -145,8 +146,8 @@ def test_switches_and_numbers_in_every_style(monkeypatch):
 
 def test_switches_of_other_commands(monkeypatch, tmp_path):
     calls = []
-    for name in ("evaluate_run", "render_run"):
-        monkeypatch.setattr(cli, name, lambda run, console, **settings: calls.append((run, settings)))
+    for module, name in ((playing, "evaluate_run"), (cli, "render_run")):
+        monkeypatch.setattr(module, name, lambda run, console, **settings: calls.append((run, settings)))
     run = str(tmp_path / "run")
     assert main(["evaluate", "--sampled=True", run, "--best=False", "--episodes", "1e3"]) == 0
     assert calls[-1] == (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from fp3o_jax.config import ConfigError, unknown
@@ -10,6 +11,9 @@ from fp3o_jax.envs.base import Environment
 from fp3o_jax.envs.known import MPE, MPE_COMPETITIVE
 from fp3o_jax.envs.quiet import quiet, quiet_mujoco
 
+#: What MPE's tasks take besides what stands in their signatures.
+MPE_PHYSICS = ("rad", "moveable", "silent", "collide", "mass", "accel", "max_speed", "u_noise", "c_noise")
+MPE_PHYSICS += ("damping", "contact_force", "contact_margin")
 MABRAX = ("ant_4x2", "halfcheetah_6x1", "hopper_3x1", "humanoid_9|8", "walker2d_2x3")
 
 
@@ -56,8 +60,13 @@ def mpe(task: str, reward: TeamReward = "mean", **kwargs: Any) -> Environment:
     with quiet():
         from jaxmarl.environments import mpe as tasks
 
-        name = "".join(word.capitalize() for word in task.split("_")) + "MPE"
-        env = _build(getattr(tasks, name), {}, kwargs)
+        cls = getattr(tasks, "".join(word.capitalize() for word in task.split("_")) + "MPE")
+        # It would take any name, and a slip in one would go unnoticed.
+        taken = {name for kind in cls.__mro__ for name in inspect.signature(kind.__init__).parameters}
+        for name in kwargs:
+            if name not in (valid := (taken | {*MPE_PHYSICS}) - {"self", "args", "kwargs"}):
+                raise unknown(f"env_kwargs of mpe/{task}", name, valid)
+        env = _build(cls, {}, kwargs)
     return adapt(env, f"mpe/{task}", reward=reward)
 
 
