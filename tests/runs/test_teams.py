@@ -220,7 +220,7 @@ def test_crossplay_of_runs(feedforward, recurrent, tmp_path, capsys):
     matrix = np.array([float(row["episode_return"]) for row in rows]).reshape(3, 3)
     assert np.isfinite(matrix).all()
     assert all(f"{value:.3f}" in out for value in matrix.ravel())
-    # Nothing in this game is random but what a policy does, so self-play is what the run's own evaluation says.
+    # Nothing in this game is random but what a policy does: self-play is what the evaluation of the run says.
     (alone,) = evaluate_run(feedforward, episodes=2, seed_index=1, console=QUIET)
     assert matrix[1, 1] == pytest.approx(alone["episode_return"])
 
