@@ -128,7 +128,7 @@ def cross_play_runs(
     metric = "win_rate" if "win_rate" in played else "episode_return"
     matrix = played[metric].mean((2, 3))
     result = CrossPlay(policies, metric, matrix, conventions(matrix, counts), [])
-    names = [str(seed) if len(paths) == 1 else f"{path}@{seed}" for path, seed in policies]
+    names = [str(seed) if len(paths) == 1 else f"{path}, seed {seed}" for path, seed in policies]
     _tell(console, result, names, f"{'sampled' if sampled else 'greedy'}, {each * n} episodes each")
     files = [write_csv(_frame(policies, played), stem.with_name(stem.name + ".csv"))]
     files += save_figure(draw_matrix(result, names), stem, formats)
@@ -230,11 +230,12 @@ def draw_matrix(result: CrossPlay, names: Sequence[str]) -> Figure:
     axes.set_ylabel("one newcomer of seed")
     if size <= READABLE:
         for row, column in np.ndindex(matrix.shape):
-            dark = image.norm(matrix[row, column]) < 0.6
+            value = matrix[row, column]
+            dark = image.norm(value) < 0.6
             axes.text(
                 column,
                 row,
-                f"{matrix[row, column]:.2g}",
+                f"{value:.2f}" if abs(value) < 10 else f"{value:.0f}",
                 ha="center",
                 va="center",
                 fontsize="small",
