@@ -10,10 +10,10 @@ import pytest
 from rich.console import Console
 
 from finite import assert_array_equal
-from fp3o_jax import Config, ConfigError, make_evaluate
+from fp3o_jax import Config, ConfigError, Source, cross_play_runs, evaluate_run, evaluate_team, make_evaluate
 from fp3o_jax.cli import main
 from fp3o_jax.envs.matrix import payoff_game
-from fp3o_jax.runs import RunOptions, Source, cross_play_runs, evaluate_run, evaluate_team, run_training
+from fp3o_jax.runs import RunOptions, run_training
 from fp3o_jax.runs.crossplay import conventions, play_pairs
 from fp3o_jax.runs.teams import source_of_agents
 from fp3o_jax.runs.trained import load_params
@@ -149,7 +149,7 @@ def test_one_run_or_a_team(feedforward, capsys):
         ([], "one RUN or those of a --team"),
         ([str(feedforward), "--team", f"{feedforward}:0,1,2,3"], "one of the two"),
         (["--team", f"{feedforward}:0,1,2,3", "--seed-index", "1"], "RUN@1:AGENT"),
-        (["--team", f"{feedforward}:0,1,2,3", "--episodes", "0"], "episodes=0 must be at least 1"),
+        (["--team", f"{feedforward}:0,1,2,3", "--episodes", "0"], "episodes=0 must be a whole number"),
     ):
         assert main(["evaluate", *args]) == 2
         assert said in " ".join(capsys.readouterr().err.split())
@@ -233,7 +233,7 @@ def test_crossplay_needs_somebody_to_be_exchanged(recurrent, feedforward, elsewh
     ):
         with pytest.raises(ConfigError, match=said):
             cross_play_runs(paths, episodes=4, console=QUIET)
-    with pytest.raises(ConfigError, match="episodes=0 must be at least 1"):
+    with pytest.raises(ConfigError, match="episodes=0 must be a whole number of at least 1"):
         cross_play_runs([feedforward], episodes=0, console=QUIET)
 
 

@@ -28,11 +28,12 @@ from fp3o_jax.runs.programs import evaluation_keys
 from fp3o_jax.runs.progress import phase, tell
 from fp3o_jax.runs.statistics import Estimate
 from fp3o_jax.runs.tables import text, write_csv
-from fp3o_jax.runs.teams import check_episodes, check_one_environment
+from fp3o_jax.runs.teams import check_one_environment
 from fp3o_jax.runs.trained import load_params
 from fp3o_jax.seeds import seed_keys
 from fp3o_jax.team.mixed import MixedTeam
 from fp3o_jax.train import Trainer
+from fp3o_jax.values import as_count
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -104,7 +105,7 @@ def cross_play_runs(
     console, paths = console or Console(), [Path(path) for path in paths]
     if not paths:
         raise ConfigError("no run is given: `fp3o crossplay` needs at least one run directory")
-    check_episodes(episodes)
+    episodes = as_count("episodes", episodes)
     folder = (paths[0] if len(paths) == 1 else Path()) / "figures"
     stem, formats = figure_path(output, folder, "crossplay")
     loaded = [load_params(path, best, env) for path in paths]
