@@ -71,7 +71,7 @@ class Schedule(NamedTuple):
             gated=with_idle(self.gated),
             scale=with_idle(self.scale),
             clip=with_idle(self.clip, 1),
-            learns=with_idle(jnp.ones(self.owners.shape, bool)),
+            learns=with_idle(jnp.ones(self.owners.shape, bool) if self.learns is None else self.learns),
         )
 
     def in_agent_order(self) -> Schedule:

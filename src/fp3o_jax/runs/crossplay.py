@@ -28,11 +28,12 @@ from fp3o_jax.runs.programs import evaluation_keys
 from fp3o_jax.runs.progress import phase, tell
 from fp3o_jax.runs.statistics import Estimate
 from fp3o_jax.runs.tables import text, write_csv
-from fp3o_jax.runs.teams import check_episodes, check_one_environment
+from fp3o_jax.runs.teams import check_one_environment
 from fp3o_jax.runs.trained import load_params
 from fp3o_jax.seeds import seed_keys
 from fp3o_jax.team.mixed import MixedTeam
 from fp3o_jax.train import Trainer
+from fp3o_jax.values import as_count
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -104,7 +105,7 @@ def cross_play_runs(
     console, paths = console or Console(), [Path(path) for path in paths]
     if not paths:
         raise ConfigError("no run is given: `fp3o crossplay` needs at least one run directory")
-    check_episodes(episodes)
+    episodes = as_count("episodes", episodes)
     folder = (paths[0] if len(paths) == 1 else Path()) / "figures"
     stem, formats = figure_path(output, folder, "crossplay")
     loaded = [load_params(path, best, env) for path in paths]
@@ -128,7 +129,7 @@ def cross_play_runs(
     metric = "win_rate" if "win_rate" in played else "episode_return"
     matrix = played[metric].mean((2, 3))
     result = CrossPlay(policies, metric, matrix, conventions(matrix, counts), [])
-    names = [str(seed) if len(paths) == 1 else f"{path}@{seed}" for path, seed in policies]
+    names = [str(seed) if len(paths) == 1 else f"{path}, seed {seed}" for path, seed in policies]
     _tell(console, result, names, f"{'sampled' if sampled else 'greedy'}, {each * n} episodes each")
     files = [write_csv(_frame(policies, played), stem.with_name(stem.name + ".csv"))]
     files += save_figure(draw_matrix(result, names), stem, formats)
@@ -230,11 +231,12 @@ def draw_matrix(result: CrossPlay, names: Sequence[str]) -> Figure:
     axes.set_ylabel("one newcomer of seed")
     if size <= READABLE:
         for row, column in np.ndindex(matrix.shape):
-            dark = image.norm(matrix[row, column]) < 0.6
+            value = matrix[row, column]
+            dark = image.norm(value) < 0.6
             axes.text(
                 column,
                 row,
-                f"{matrix[row, column]:.2g}",
+                f"{value:.2f}" if abs(value) < 10 else f"{value:.0f}",
                 ha="center",
                 va="center",
                 fontsize="small",

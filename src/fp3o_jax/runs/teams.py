@@ -21,6 +21,7 @@ from fp3o_jax.team.learners import agent_indices
 from fp3o_jax.team.mixed import MixedTeam
 from fp3o_jax.team.trunks import Trunks
 from fp3o_jax.train import Trainer
+from fp3o_jax.values import as_count
 
 #: What all runs must have in common to play together.
 SEEN = ("name", "agents", "obs_sizes", "action_sizes", "discrete", "state_size")
@@ -94,7 +95,7 @@ def evaluate_team(
     sources = [Source.of(each) if isinstance(each, str) else each for each in team]
     if not sources:
         raise ConfigError(f"team={team!r} names no run: each agent comes from one, {SPELLING}")
-    check_episodes(episodes)
+    episodes = as_count("episodes", episodes)
     loaded = [load_params(each.path, best, env, each.trunk) for each in sources]
     trainers = [trainer for trainer, _ in loaded]
     check_one_environment([each.path for each in sources], trainers, by_name=env is None)
@@ -143,12 +144,6 @@ def source_of_agents(chosen: Sequence[Sequence[int | str]], agents: Sequence[str
     if missing := [name for i, name in enumerate(agents) if i not in found]:
         raise ConfigError(f"team: {', '.join(map(repr, missing))} must come from a run as well: {SPELLING}")
     return [found[i] for i in range(len(agents))]
-
-
-def check_episodes(episodes: int) -> None:
-    """Raises a ConfigError where there would be none."""
-    if episodes < 1:
-        raise ConfigError(f"episodes={episodes} must be at least 1")
 
 
 def check_one_environment(paths: Sequence[Path], trainers: Sequence[Trainer], by_name: bool = True) -> None:
