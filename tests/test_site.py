@@ -47,7 +47,7 @@ def test_links_work_without_the_repository(site):
 
 
 def test_public_names_have_their_docstrings(site):
-    for name in fp3o_jax.__all__:
+    for name in set(fp3o_jax.__all__) - {"__version__"}:
         assert f'id="fp3o_jax.{name}"' in site["api.html"], name
     text = re.sub(r"<[^>]+>", "", site["api.html"])
     assert "traced, so a grid of them is one vmap" in text
