@@ -93,9 +93,12 @@ def test_links_of_pages_are_moved(builder):
 
 
 def test_the_notebook_runs(tmp_path):
-    """From the first cell to the last, in a kernel of its own."""
+    """From the first cell to the last, in a kernel of its own; only the training is cut short."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     assert all(not cell.get("outputs") for cell in notebook.cells)
+    for cell in notebook.cells:
+        cell.source = cell.source.replace("total_env_steps=120_000", "total_env_steps=3_200")
+    assert "3_200" in "".join(cell.source for cell in notebook.cells)
     client = NotebookClient(notebook, timeout=240, resources={"metadata": {"path": str(tmp_path)}})
     client.execute(env=quick_environment())
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
