@@ -251,7 +251,9 @@ class Config:
         for name in ("hidden_sizes", "critic_hidden_sizes"):
             sizes = getattr(self, name)
             if sizes is not None and (not sizes or min(sizes) < 1):
-                raise ConfigError(f"{name}={sizes!r} must hold a width of at least 1 for one layer or more")
+                raise ConfigError(
+                    f"{name}={short(sizes)} must hold a width of at least 1 for one layer or more"
+                )
             if sizes is not None and (len(sizes) > MAX_LAYERS or max(sizes) > MAX_WIDTH):
                 raise ConfigError(
                     f"{name}={short(sizes)} must hold at most {MAX_LAYERS} widths of at most {MAX_WIDTH}"
