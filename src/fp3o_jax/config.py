@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 from fp3o_jax.hyperparams import Hyperparams
 from fp3o_jax.registry import AlgorithmName, SharingName, algorithms, sharings
-from fp3o_jax.values import ConfigError, settle_types, short, unknown
+from fp3o_jax.values import ConfigError, nearest_divisors, settle_types, short, unknown
 
 SelectionName = Literal["cyclic", "random_derangement", "reverse"]
 ConditionName = Literal["joint", "per_pipeline", "off"]
@@ -251,7 +251,9 @@ class Config:
         for name in ("hidden_sizes", "critic_hidden_sizes"):
             sizes = getattr(self, name)
             if sizes is not None and (not sizes or min(sizes) < 1):
-                raise ConfigError(f"{name}={sizes!r} must hold a width of at least 1 for one layer or more")
+                raise ConfigError(
+                    f"{name}={short(sizes)} must hold a width of at least 1 for one layer or more"
+                )
             if sizes is not None and (len(sizes) > MAX_LAYERS or max(sizes) > MAX_WIDTH):
                 raise ConfigError(
                     f"{name}={short(sizes)} must hold at most {MAX_LAYERS} widths of at most {MAX_WIDTH}"
@@ -279,11 +281,11 @@ class Config:
         if self.recurrent and self.rollout_length % self.chunk_length:
             raise ConfigError(
                 f"chunk_length={self.chunk_length} must divide rollout_length={self.rollout_length} "
-                f"when recurrent=True: {_nearest_divisors(self.rollout_length, self.chunk_length)} would"
+                f"when recurrent=True: {nearest_divisors(self.rollout_length, self.chunk_length)} would"
             )
         if self.num_sequences % self.num_minibatches:
             what = "chunks" if self.recurrent else "samples"
-            near = _nearest_divisors(self.num_sequences, self.num_minibatches)
+            near = nearest_divisors(self.num_sequences, self.num_minibatches)
             raise ConfigError(
                 f"num_minibatches={self.num_minibatches} must divide the {self.num_sequences} {what} of a "
                 f"batch (num_envs={self.num_envs} x rollout_length={self.rollout_length}"
@@ -292,14 +294,14 @@ class Config:
         if self.num_envs % self.env_shards:
             raise ConfigError(
                 f"env_shards={self.env_shards} must divide num_envs={self.num_envs}: "
-                f"{_nearest_divisors(self.num_envs, self.env_shards)} would"
+                f"{nearest_divisors(self.num_envs, self.env_shards)} would"
             )
         per_shard = self.num_sequences // self.env_shards
         if per_shard % self.num_minibatches:
             what = "chunks" if self.recurrent else "samples"
             raise ConfigError(
                 f"num_minibatches={self.num_minibatches} must divide the {per_shard} {what} of each of "
-                f"env_shards={self.env_shards}: {_nearest_divisors(per_shard, self.num_minibatches)} would"
+                f"env_shards={self.env_shards}: {nearest_divisors(per_shard, self.num_minibatches)} would"
             )
         groups_given = self.trunk_groups is not None or self.head_groups is not None
         if self.sharing == "groups" and self.trunk_groups is None:
@@ -389,11 +391,3 @@ class Config:
 
 def _is_real(value: object) -> bool:
     return isinstance(value, float) and math.isfinite(value)
-
-
-def _nearest_divisors(total: int, wanted: int) -> str:
-    small = [d for d in range(1, min(math.isqrt(total), 10**6) + 1) if total % d == 0]
-    divisors = {*small, *(total // d for d in small)}
-    below = max(d for d in divisors if d <= wanted)
-    above = min((d for d in divisors if d >= wanted), default=total)
-    return " or ".join(str(d) for d in sorted({below, above}))

@@ -299,6 +299,11 @@ def _import(module: str) -> Any:
     return importlib.import_module(module)
 
 
+def is_plugin(name: str) -> bool:
+    """Whether ``module:name`` is of a module that ``FP3O_PLUGINS`` names."""
+    return name.partition(":")[0] in _plugins()
+
+
 def _plugins() -> list[str]:
     return [module for module in re.split(r"[,\s]+", os.environ.get(PLUGINS, "")) if module]
 

@@ -152,3 +152,12 @@ def _converted(value: Any, kind: Any) -> Any:
     if kind is Path and isinstance(value, (str, Path)):
         return Path(value)
     return None
+
+
+def nearest_divisors(total: int, wanted: int) -> str:
+    """The divisors next to a number that is none, for an error to say."""
+    small = [d for d in range(1, min(math.isqrt(total), 10**6) + 1) if total % d == 0]
+    divisors = {*small, *(total // d for d in small)}
+    below = max(d for d in divisors if d <= wanted)
+    above = min((d for d in divisors if d >= wanted), default=total)
+    return " or ".join(str(d) for d in sorted({below, above}))

@@ -24,18 +24,20 @@ from fp3o_jax.runs.reading import read_rows
 if TYPE_CHECKING:
     from fp3o_jax.envs import Environment
 
-if TYPE_CHECKING:
-    pass
-
 #: What is known of an environment object.
 SEEN = ("agents", "obs_sizes", "action_sizes", "discrete", "state_size")
-#: What ``run.json`` holds, as far as it is read.
+#: What ``run.json`` says of what the user brought, where something was brought.
+MADE_ON = {"environment?": {"object": str, str: object}, "trunk?": ([str], None), "brought?": {str: str}}
+#: What it holds, as far as it is read.
 ABOUT = {
     "run_id": NAME,
-    "options": {str: object, "wandb": {str: object, "tags": [str]}, "init_from?": (str, None)},
-    "environment?": {"object": str, str: object},
-    "trunk?": ([str], None),
-    "brought?": {str: str},
+    "options": {
+        "wandb": {"tags": [str], str: object},
+        "init_from?": (str, None),
+        "sinks?": [str],
+        str: object,
+    },
+    **MADE_ON,
 }
 #: What ``summary.json`` holds, as far as it is read; results of a seed are numbers, null where there is none.
 SUMMARY = {
@@ -188,7 +190,7 @@ def read_config(path: Path) -> Config:
     if not file.exists():
         raise ConfigError(f"{str(path)!r} is not a run: it has no config.json")
     settings, about = read_json(file, {str: object}), file.with_name("run.json")
-    brought = read_json(about, ABOUT).get("brought", {}) if about.exists() else {}
+    brought = read_json(about, MADE_ON).get("brought", {}) if about.exists() else {}
     registry.require(settings, brought, repr(str(path)))
     try:
         return Config.from_dict(settings)
@@ -206,11 +208,12 @@ def check_trust(path: Path, there: str, given: str | None) -> None:
         given: the one that the user says.
 
     Raises:
-        ConfigError: it is ``module:factory``, and the user says none, or another one is said.
+        ConfigError: it is ``module:factory``, and the user says none and trusts no such module by
+            ``FP3O_PLUGINS``, or another one is said.
     """
     if given is not None and given != there:
         raise ConfigError(f"env={given!r}: {str(path)!r} was trained on env={there!r}")
-    if ":" in there and given is None:
+    if ":" in there and given is None and not registry.is_plugin(there):
         raise ConfigError(
             f"{str(path)!r} was trained on env={there!r}, code that would be imported and called. If you "
             f"trust it, name it: --env {there}, or from Python env={there!r}"
@@ -274,7 +277,7 @@ def takes_object(path: Path) -> bool:
 
 def _environment_object(path: Path) -> dict[str, Any] | None:
     about = Path(path) / "run.json"
-    return read_json(about, ABOUT).get("environment") if about.exists() else None
+    return read_json(about, MADE_ON).get("environment") if about.exists() else None
 
 
 def check_trunk(path: Path, trunk: list[str] | None) -> None:
@@ -288,7 +291,7 @@ def check_trunk(path: Path, trunk: list[str] | None) -> None:
         ConfigError: it has others.
     """
     about = Path(path) / "run.json"
-    there = read_json(about, ABOUT).get("trunk") if about.exists() else None
+    there = read_json(about, MADE_ON).get("trunk") if about.exists() else None
     if there == trunk:
         return
     if there is None:

@@ -23,6 +23,7 @@ from fp3o_jax.runs.sinks import WandbOptions
 from fp3o_jax.sweeps.cluster import JobOptions, submit
 from fp3o_jax.sweeps.running import program_label
 from fp3o_jax.sweeps.sweep import Sweep
+from fp3o_jax.values import short
 
 #: What a file of a study may hold, besides what :class:`Study` has.
 FILE = ("preset", "run_dir", "settings", "options")
@@ -32,7 +33,6 @@ CONTENT = {
     "preset?": str,
     "run_dir?": str,
     "points?": [object],
-    **{f"{name}?": range(2**63) for name in ("samples", "sample_seed", "runs_per_program")},
 }
 #: ``none`` is a name: of a sharing, of inputs that are not normalised.
 WORDS = {"true": True, "True": True, "false": False, "False": False, "None": None}
@@ -164,6 +164,9 @@ def _from_file(path: Path) -> Study:
         if not isinstance(content.get(kind, {}), Mapping):
             raise ConfigError(f"{path}: {kind}={content[kind]!r} must be a table of axes")
     checked(content, CONTENT, str(path))
+    for name in ("samples", "sample_seed", "runs_per_program"):
+        if type(content.get(name, 0)) is not int or content.get(name, 0) < 0:
+            raise ConfigError(f"{path}: {name}={short(content[name])} must be a whole number, 0 or above")
     try:
         return _study(path, content, own)
     except ConfigError as error:
