@@ -178,6 +178,11 @@ def _of_one(origin: Origin, found: Mapping[str, list[dict[str, Any]]], cells: Se
             head = ["", "", *(title for title, _ in columns)]
             table = [head, ["---"] * len(head), *rows]
             parts += [text, "\n".join(f"| {' | '.join(row)} |" for row in table)]
+    peaks = [
+        f"{line['cell']} {line['process_peak_MiB']:,.0f}" for line in latest if line.get("process_peak_MiB")
+    ]
+    if peaks:
+        parts.append(f"MiB of the device in use at most, until a cell was done: {'; '.join(peaks)}.")
     missing = [cell for cell in cells if cell.name not in found]
     if missing:
         parts.append(f"Missing: {_names(missing)}.")

@@ -106,7 +106,9 @@ def test_what_failed_is_told_and_tried_again(tmp_path):
     assert lines.finished(origin) == set()
     table = [Cell("phases", (), "update")]
     assert r"| phases | update | failed: RESOURCE_EXHAUSTED: a \| b |" in markdown(lines, table, True)
-    lines.add(origin, cell | {"rows": [{"label": "update", "ms": 1.0, "low": 1.0, "high": 1.0}]})
+    row = {"label": "update", "ms": 1.0, "low": 1.0, "high": 1.0}
+    lines.add(origin, cell | {"rows": [row], "process_peak_MiB": 1234.5})
+    assert "until a cell was done: phases 1,234." in markdown(lines, table, True)
     assert lines.finished(origin) == {"phases"}
     # Other flags, another device, other sizes: other measurements.
     assert not any(

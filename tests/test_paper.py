@@ -21,6 +21,7 @@ import training
 from cells import PROTOCOL, read_protocol
 from finite import assert_allclose
 from fp3o_jax import Config, ConfigError, make_train
+from fp3o_jax.runs.statistics import Estimate
 from store import Store
 
 ROOT = Path(__file__).parent.parent
@@ -446,7 +447,7 @@ def test_steps_to_a_win_rate_say_never(protocol):
     ("low", "high", "verdict"), [(0.6, 0.9, "better"), (0.1, 0.4, "worse"), (0.4, 0.9, "not told apart")]
 )
 def test_differences_are_real_only_where_the_interval_says_so(low, high, verdict):
-    assert report.judged(report.Estimate((low + high) / 2, low, high))[1] == verdict
+    assert report.judged(Estimate((low + high) / 2, low, high))[1] == verdict
 
 
 def test_the_page_has_its_markers():
