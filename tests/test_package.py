@@ -100,7 +100,7 @@ def declared(*extras):
     """Names of the dependencies, and of those of some extras, as they are imported."""
     lines = PROJECT["dependencies"] + [d for extra in extras for d in PROJECT["optional-dependencies"][extra]]
     names = {re.match(r"[\w-]+", line).group().lower().replace("-", "_") for line in lines}
-    called = {"mujoco_mjx": "mujoco", "orbax_checkpoint": "orbax", "pillow": "pil"}
+    called = {"mujoco_mjx": "mujoco", "orbax_checkpoint": "orbax", "pillow": "pil", "pyyaml": "yaml"}
     return {called.get(name, name) for name in names}
 
 

@@ -114,7 +114,7 @@ class Registry:
         return ":" in name or any(n in self.builtin or self._brought(n) is not None for n in names)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted({*self.builtin, *self.outside()}))
+        return iter([*self.builtin, *sorted({*self.outside()} - {*self.builtin})])
 
     def _lookups(self, name: str) -> tuple[str, ...]:
         """What a name may be known as."""
