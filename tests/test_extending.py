@@ -478,7 +478,7 @@ for name in ("algorithm=backwards is brought by module my_team", "sinks=csv is",
 status, said = run("train", "--algorithm", "backward")
 assert status == 2 and "did you mean 'backwards'?" in said, said
 
-assert run("evaluate", "runs/named", "--episodes", "8")[0] == 0
+assert run("evaluate", "runs/named", "--episodes", "8", "--env", "my_team:agree")[0] == 0
 status, said = run("evaluate", "runs/object", "--episodes", "8")
 assert status == 2 and "--env module:factory" in said, said
 status, said = run("evaluate", "runs/object", "--episodes", "8", "--env", "my_team:agree")

@@ -254,7 +254,8 @@ def render(
         episode_seed: another number is another episode
         sampled: draw actions instead of taking the most probable ones
         best: the checkpoint with the highest win rate or return, instead of the newest
-        env: module:factory or another name, in place of the run's own or of the object that it was given
+        env: module:factory, if the run was trained on it or on an object that it makes: code is imported only
+            if you name it
         output: file to write, .gif or .mp4 (which needs PyAV: pip install av) for SMAX and MPE, .html for
             MABrax; by default a .gif or .html in the run's figures/
     """
@@ -286,7 +287,8 @@ def export(
         run: run directory, finished or not
         seed_index: which seed's policy, counted from 0
         best: the checkpoint with the highest win rate or return, instead of the newest
-        env: module:factory or another name, in place of the run's own or of the object that it was given
+        env: module:factory, if the run was trained on it or on an object that it makes: code is imported only
+            if you name it
         output: folder to write to; by default policy/ in the run
         format: onnx: AGENT.onnx for each agent as well (which needs jax2onnx: pip install 'fp3o-jax[onnx]')
     """
