@@ -97,7 +97,7 @@ def test_the_notebook_runs(tmp_path):
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     assert all(not cell.get("outputs") for cell in notebook.cells)
     for cell in notebook.cells:
-        cell.source = cell.source.replace("total_env_steps=120_000", "total_env_steps=3_200")
+        cell.source = cell.source.replace("total_env_steps=80_000", "total_env_steps=3_200")
     assert "3_200" in "".join(cell.source for cell in notebook.cells)
     client = NotebookClient(notebook, timeout=240, resources={"metadata": {"path": str(tmp_path)}})
     client.execute(env=quick_environment())
