@@ -63,8 +63,8 @@ def refuse_late(name: str | None, command: str) -> None:
 
 def _said(args: Sequence[str], flag: str) -> str | None:
     """The value of a flag, if it is given."""
-    for arg, following in zip(args, [*args[1:], None], strict=True):
+    for place, arg in enumerate(args):
         name, equals, value = arg.partition("=")
         if name == flag:
-            return value if equals else following
+            return value if equals else next(iter(args[place + 1 :]), None)
     return None
