@@ -63,8 +63,8 @@ def refuse_late(name: str | None, command: str) -> None:
 
 def _said(args: Sequence[str], flag: str) -> str | None:
     """The value of a flag, if it is given."""
-    for i, arg in enumerate(args):
+    for place, arg in enumerate(args):
         name, equals, value = arg.partition("=")
         if name == flag:
-            return value if equals else "".join(args[i + 1 : i + 2])
+            return value if equals else next(iter(args[place + 1 :]), None)
     return None

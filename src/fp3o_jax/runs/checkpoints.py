@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import shutil
+import stat
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -106,6 +107,7 @@ class Checkpoints:
             raise ConfigError(f"{self.path} is a file, expected a directory of checkpoints")
         self._alias, self._closed = _alias(self.path), False
         self.path.mkdir(parents=True, exist_ok=True)
+        _refuse_what_is_no_file(self.path)
         # Where several processes share a run one of them writes, and waits for no other.
         me = jax.process_index()
         self._manager = ocp.CheckpointManager(
@@ -292,6 +294,19 @@ class Checkpoints:
 
     def _restore(self, step: int, **items: Any) -> Any:
         return self._manager.restore(step, args=self._args.Composite(**items))
+
+
+def _refuse_what_is_no_file(path: Path) -> None:
+    """Orbax waits for pipes, and follows links.
+
+    Raises:
+        ConfigError: there is something below a directory that is neither a file nor a directory.
+    """
+    for file in path.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # another process may be at work
+            mode = file.lstat().st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise ConfigError(f"{file} is a link, a pipe or a device, expected files of a checkpoint")
 
 
 def _alias(path: Path) -> tempfile.TemporaryDirectory | None:

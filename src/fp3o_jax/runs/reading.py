@@ -188,6 +188,8 @@ def choose_metric(runs: Sequence[Run], metric: str | None) -> str:
     """
     known = [_curve_names(run) if run.series else _final_names(run) for run in runs]
     shared = [name for name in known[0] if all(name in names for names in known)]
+    if not shared:
+        raise ConfigError(f"{runs[-1].path} and the other runs have no metric in common that is a number")
     metric = metric or ("win_rate" if "win_rate" in shared else "episode_return")
     if metric not in shared:
         raise unknown("metric", metric, shared)
