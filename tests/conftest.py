@@ -26,7 +26,7 @@ os.environ["XLA_FLAGS"] = f"{flags or ''} {QUICK}"
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-import fp3o_jax  # noqa: E402, F401  (applies the XLA guard)
+from fp3o_jax import registry  # noqa: E402  (applies the XLA guard)
 
 jax.config.update("jax_disable_most_optimizations", True)
 jax.devices()  # Reads the flags.
@@ -45,6 +45,14 @@ def forget_programs():
     """Thousands of programs in one process exhaust the memory mappings that the kernel grants it."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def forget_registrations(monkeypatch: pytest.MonkeyPatch):
+    """What a test registers is known to it alone."""
+    for kind in (*registry.OF_CONFIG, registry.sinks):
+        monkeypatch.setattr(kind, "_registered", dict(kind._registered))
+    monkeypatch.setattr(registry, "_asked_for", set(registry._asked_for))
 
 
 @pytest.fixture(scope="session")

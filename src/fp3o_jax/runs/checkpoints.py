@@ -44,7 +44,7 @@ RECORD = {
     "structure": str,
     "digest": str,
     "score": NUMBER,
-    "seconds": NUMBER,
+    "seconds?": NUMBER,
     "arrays?": [[(str, [SIZE])]],
     "runs?": [RUN],
     **{f"{name}?": shape for name, shape in RUN.items()},

@@ -228,7 +228,7 @@ def train_together(
             ]
         )
         last = _train(programs, saved, members, journals, checkpoints, options, console)
-        seconds = {"train_seconds": last.record["seconds"], "compile_seconds": compile_seconds}
+        seconds = {"train_seconds": last.record.get("seconds", 0.0), "compile_seconds": compile_seconds}
         with phase(console, f"evaluating over {options.eval_episodes} episodes"):
             results = _final_results(programs, last.state, options.eval_sampled)
         summaries = summaries_of(members, journals, results, seconds, options.eval_episodes)
@@ -258,7 +258,7 @@ def _train(
             {"metrics_bytes": member.directory.synced_size(), "frozen": journal.frozen}
             for member, journal in zip(members, journals, strict=True)
         ]
-        return {"seconds": saved.record["seconds"] + time.monotonic() - start, "runs": runs}
+        return {"seconds": saved.record.get("seconds", 0.0) + time.monotonic() - start, "runs": runs}
 
     def write(update: int, metrics: dict[str, Any]) -> None:
         journals.write(update, programs.axis.real(metrics), progress)

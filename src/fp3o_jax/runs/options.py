@@ -74,13 +74,14 @@ class RunOptions:
             ConfigError: a name is no option, or a value cannot be used.
         """
         try:
-            for given, kind in ((options, cls), (options["wandb"], WandbOptions)):
+            logged = {"tags": (), **options.get("wandb", {})}
+            for given, kind in ((options, cls), (logged, WandbOptions)):
                 for name in given:
                     if name not in kind.__dataclass_fields__:
                         raise unknown("option", name, kind.__dataclass_fields__)
             for name in options.get("sinks", ()):
                 registry.refuse_code("sinks", name, repr(str(run_dir)))
-            wandb = options["wandb"] | {"tags": tuple(options["wandb"]["tags"])}
+            wandb = logged | {"tags": tuple(logged["tags"])}
             first = options.get("init_from")
             own = {"init_from": None if first is None else Path(first), "wandb": WandbOptions(**wandb)}
             return cls(**{**options, **own, "run_dir": run_dir})

@@ -171,7 +171,7 @@ def _hand_out(checkpoint: Checkpoint, members: Sequence[Member], scores: Sequenc
         own.save(
             checkpoint.update,
             jax.tree.map(lambda leaf, mine=mine: leaf[mine], state),
-            {"seconds": checkpoint.record["seconds"], "runs": [record]},
+            {"seconds": checkpoint.record.get("seconds", 0.0), "runs": [record]},
             score,
         )
         own.close()
