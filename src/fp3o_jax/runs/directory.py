@@ -32,7 +32,7 @@ MADE_ON = {"environment?": {"object": str, str: object}, "trunk?": ([str], None)
 ABOUT = {
     "run_id": NAME,
     "options": {
-        "wandb": {"tags": [str], str: object},
+        "wandb?": {"tags": [str], str: object},
         "init_from?": (str, None),
         "sinks?": [str],
         str: object,
