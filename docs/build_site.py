@@ -141,7 +141,8 @@ def finished(page: str) -> str:
         if match[1] == "span":
             return convert(latex)
         # Wider than a telephone it moves by itself, and the page stays.
-        return f'<div style="overflow-x: auto">{convert(latex, display="block")}</div>'
+        style = "overflow-x: auto; overflow-y: hidden; padding: 0.3em 0"
+        return f'<div style="{style}">{convert(latex, display="block")}</div>'
 
     def reference(match: re.Match) -> str:
         code = f"<code>{match[2].rpartition('.')[2] if match[1] else match[2]}</code>"

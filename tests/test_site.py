@@ -33,7 +33,9 @@ def site(tmp_path_factory):
 
 
 def test_pages_are_in_the_navigation(site):
-    nav = set(re.findall(r": ([\w-]+)\.md$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
+    named = re.findall(r": ([\w-]+)\.md$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    nav = set(named)
+    assert len(named) == len(nav)
     assert {path.stem for path in (ROOT / "docs").glob("*.md")} | {"index", "tutorial-notebook"} == nav
     assert {f"{name}.html" for name in nav} <= set(site)
 
