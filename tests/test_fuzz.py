@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -167,6 +168,17 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "run.json")
     with fuzzing.limits(), pytest.raises(ConfigError, match=r"run\.json is not a file"):
         read_json(tmp_path / "run.json", object)
+
+
+@pytest.mark.parametrize("damaged", ['{"custom_metadata": "x"}', "[" * 5000])
+def test_what_orbax_cannot_read_is_told(damaged, tmp_path):
+    """It reads all checkpoints' metadata as soon as it looks at a directory."""
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, {"x": np.ones(3)}, {}, 1.0)
+    checkpoints.close()
+    (tmp_path / "1" / "_CHECKPOINT_METADATA").write_text(damaged)
+    with pytest.raises(ConfigError, match="_CHECKPOINT_METADATA is damaged"):
+        Checkpoints(tmp_path, reading=True)
 
 
 def test_a_key_of_wandb_is_in_no_file_and_no_word(tmp_path, monkeypatch, capfd):

@@ -110,19 +110,25 @@ class Checkpoints:
         _refuse_what_is_no_file(self.path)
         # Where several processes share a run one of them writes, and waits for no other.
         me = jax.process_index()
-        self._manager = ocp.CheckpointManager(
-            Path(self._alias.name) / "checkpoints" if self._alias else self.path,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=policies.AnyPreservationPolicy(
-                    [policies.LatestN(keep), policies.BestN(n=1, get_metric_fn=lambda m: m["score"])]
+        try:
+            self._manager = ocp.CheckpointManager(
+                Path(self._alias.name) / "checkpoints" if self._alias else self.path,
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=policies.AnyPreservationPolicy(
+                        [policies.LatestN(keep), policies.BestN(n=1, get_metric_fn=lambda m: m["score"])]
+                    ),
+                    cleanup_tmp_directories=not reading,
+                    create=False,
+                    multiprocessing_options=ocp.options.MultiprocessingOptions(
+                        primary_host=me, active_processes={me}
+                    ),
                 ),
-                cleanup_tmp_directories=not reading,
-                create=False,
-                multiprocessing_options=ocp.options.MultiprocessingOptions(
-                    primary_host=me, active_processes={me}
-                ),
-            ),
-        )
+            )
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+            raise ConfigError(
+                f"{self.path}: a checkpoint's _CHECKPOINT_METADATA is damaged ({str(error)[:200]}). Remove "
+                "that checkpoint, and the one before is used"
+            ) from None
 
     def save(self, update: int, state: Any, record: Mapping[str, Any], score: float) -> None:
         """Copies ``state`` to the host and returns; the writing goes on in the background.
