@@ -179,12 +179,12 @@ class Trainer:
         schedule = self.algorithm.draw(key_schedule, batch.advantage, batch.value, batch.alive)
         params, opt_state, metrics = self.learn(state, targets, schedule, key_update)
 
-        episodes, counted = _episode_metrics(trajectory, state.episodes)
+        episodes, counts = _episode_metrics(trajectory, state.episodes)
         num_updates = state.num_updates + 1
         # A long run counts past int32: a float then, exact to seven digits.
         total = config.num_updates * config.steps_per_update
         counter = jnp.int32 if total < 2**31 else jnp.float32
-        metrics |= episodes | counted
+        metrics |= episodes | counts
         metrics |= {
             "explained_variance": targets.explained_variance,
             "env_steps": num_updates.astype(counter) * config.steps_per_update,

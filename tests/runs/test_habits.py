@@ -27,6 +27,7 @@ from fp3o_jax.runs.options import RunOptions as Options
 from fp3o_jax.sweeps import Sweep
 from fp3o_jax.train import make_train
 from fp3o_jax.values import field_types
+from starting import started
 
 SMALL = [
     *("--env", "matrix/xor", "--num-envs", "4", "--rollout-length", "8", "--total-env-steps", "64"),
@@ -54,15 +55,6 @@ def run(tmp_path_factory):
     finally:
         os.umask(before)
     return path
-
-
-def started(args, monkeypatch):
-    """What `fp3o train` or `fp3o sweep` would train with."""
-    given = []
-    monkeypatch.setattr(cli, "run_training", lambda config, options, **_: given.append(config))
-    monkeypatch.setattr(cli.Study, "run", lambda self, *_: given.append(self.config))
-    assert main(args) == 0
-    return given[0]
 
 
 def test_version(capsys):

@@ -5,20 +5,11 @@ import json
 import pytest
 import yaml
 
-from fp3o_jax import Config, cli
+from fp3o_jax import Config
 from fp3o_jax.cli import main
 from fp3o_jax.commands.files import MAX_BYTES, read_settings
 from fp3o_jax.presets import PRESETS
-
-
-def started(args, monkeypatch):
-    """What `fp3o train` or `fp3o sweep` would train with."""
-    given = []
-    monkeypatch.setattr(cli, "run_training", lambda config, options, **_: given.append(config))
-    monkeypatch.setattr(cli.Study, "run", lambda self, *_: given.append(self.config))
-    assert main(args) == 0
-    return given[0]
-
+from starting import started
 
 WRITTEN = {
     "toml": 'algorithm = "happo"\nactor_lr = 5e-4\ntotal_env_steps = 1e6\nhidden_sizes = [64, 32]\n'

@@ -32,7 +32,8 @@ def evaluate(
         seed_index: one seed alone, counted from 0; by default all
         sampled: draw actions instead of taking the most probable ones
         best: the checkpoint with the highest win rate or return, instead of the newest
-        env: module:factory or another name, in place of the run's own or of the object that it was given
+        env: module:factory again, if the run was trained on it, or a name of what makes the object that it
+            was given
     """
     if (run is None) == (not team):
         raise ConfigError("evaluate plays the policies of one RUN or those of a --team: one of the two")
@@ -66,7 +67,8 @@ def crossplay(
         episodes: for each pair of seeds
         sampled: draw actions instead of taking the most probable ones
         best: the checkpoints with the highest win rate or return, instead of the newest
-        env: module:factory or another name, in place of the runs' own or of the object that they were given
+        env: module:factory again, if the runs were trained on it, or a name of what makes the object that
+            they were given
         output: path of the heat map, .png, .pdf or .svg, and of the table, .csv; by default figures/crossplay
             in the run, or for several here
     """

@@ -110,7 +110,7 @@ def cross_play_runs(
     stem, formats = figure_path(output, folder, "crossplay")
     loaded = [load_params(path, best, env) for path in paths]
     trainers = [trainer for trainer, _ in loaded]
-    check_one_environment(paths, trainers, by_name=env is None)
+    check_one_environment(paths, trainers, by_name=env is None or isinstance(env, str))
     counts, n = [trainer.config.num_seeds for trainer in trainers], trainers[0].env.num_agents
     if sum(counts) < 2:
         raise ConfigError(f"{str(paths[0])!r} has a single seed: name a second run, or train with num_seeds")

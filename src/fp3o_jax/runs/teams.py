@@ -98,7 +98,9 @@ def evaluate_team(
     episodes = as_count("episodes", episodes)
     loaded = [load_params(each.path, best, env, each.trunk) for each in sources]
     trainers = [trainer for trainer, _ in loaded]
-    check_one_environment([each.path for each in sources], trainers, by_name=env is None)
+    check_one_environment(
+        [each.path for each in sources], trainers, by_name=env is None or isinstance(env, str)
+    )
     chosen = [
         pick_seeds(trainer.config, each.seed_index) for trainer, each in zip(trainers, sources, strict=True)
     ]
