@@ -193,6 +193,14 @@ def test_learning_rates(tmp_path, capsys):
     assert re.search(r"0\.010 +-?\d+\.\d+ +-?\d+\.\d+$", capsys.readouterr().out, re.MULTILINE)
 
 
+def test_swimmer(tmp_path, capsys):
+    """The study of the paper's swimmer can be read, and is what the page says."""
+    study = ["sweep", str(ROOT / "experiments" / "swimmer.toml"), "--run-dir", str(tmp_path / "study")]
+    assert main([*study, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "3 programs" in said and "9 runs" in said and not (tmp_path / "study").exists()
+
+
 def test_deliberate_errors_fit_the_code():
     module = runpy.run_path(str(ROOT / "tests" / "checks" / "deliberate_errors.py"))
     assert len(module["MISTAKES"]) >= 5
