@@ -40,6 +40,16 @@ class Options:
 
 
 @dataclasses.dataclass(frozen=True)
+class InParts(Options):
+    """Of a benchmark that takes long, and can be run in parts."""
+
+    minutes: float = float("inf")
+    """begin no further row after so many"""
+    go_on: bool = False
+    """keep the rows that the file has, and measure those that are missing"""
+
+
+@dataclasses.dataclass(frozen=True)
 class Timing:
     """Seconds of one program, once per round."""
 
@@ -190,7 +200,7 @@ class Report:
     Args:
         name: of the benchmark, the stem of the JSON file.
         title: above the table.
-        options: where the JSON goes.
+        options: where the JSON goes, and whether what it has is kept.
     """
 
     def __init__(self, name: str, title: str, options: Options):
@@ -200,6 +210,23 @@ class Report:
         self._rows: list[dict[str, Any]] = []
         self._notes: list[str] = []
         self._machine = machine()
+        self._start = time.monotonic()
+        if getattr(options, "go_on", False) and self.path.exists():
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+            self._rows = [
+                {k: Ratio(**v) if isinstance(v, dict) else v for k, v in row.items()}
+                for row in content["rows"]
+            ]
+            self._notes = content["notes"]
+
+    def wants(self, **cells: Any) -> bool:
+        """Whether there is no such row yet, and time is left for it."""
+        if any(all(row.get(name) == cell for name, cell in cells.items()) for row in self._rows):
+            return False
+        left = time.monotonic() - self._start < 60 * getattr(self._options, "minutes", float("inf"))
+        if not left:
+            CONSOLE.print(f"left: {cells}", highlight=False)
+        return left
 
     def add(self, **row: Any) -> None:
         """One row, shown at once, since a benchmark takes a while; ratios as :class:`Ratio`."""

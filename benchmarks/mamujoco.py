@@ -1,13 +1,14 @@
 """Multi-agent MuJoCo: env steps per second of the bare environment, beside what else there is.
 
     python benchmarks/mamujoco.py
-    python benchmarks/mamujoco.py --mode full
+    python benchmarks/mamujoco.py --mode full --go-on --minutes 8   # again, until nothing is left
     python benchmarks/mamujoco.py --physics mjx --robots halfcheetah_6x1 --num-envs 1024
 
 Random actions, episodes that go on when they are over. Beside ours, a scan over steps in one jitted program:
 `mujoco.rollout` alone, from Python, with as many threads as there are cores, which knows neither rewards nor
 observations; Gymnasium's vector environment, a process for each core, with the same number of steps
 in all; and MABrax, where it has the robot. Compile times stand apart.
+What MJX takes to compile, and what less effort changes: `mjx_effort.py`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from fp3o_jax.envs import Environment
 from fp3o_jax.envs.base import batch_reset, batch_step
 from fp3o_jax.envs.mamujoco.make import parts_of
 from fp3o_jax.envs.mamujoco.stepping import num_cores
-from harness import Options, Report, compiled, take_turns
+from harness import InParts, Report, compiled, take_turns
 
 #: Our task -> MABrax's.
 MABRAX = {
@@ -37,13 +38,22 @@ MABRAX = {
     "humanoid_9|8": "mabrax/humanoid_9|8",
 }
 QUICK = ("halfcheetah_6x1",)
-FULL = (*MABRAX, "humanoidstandup_9|8", "swimmer_2x1", "reacher_2x1", "pusher_3p", "manysegmentswimmer_8x2")
+FULL = (
+    *MABRAX,
+    "humanoidstandup_9|8",
+    "swimmer_2x1",
+    "reacher_2x1",
+    "pusher_3p",
+    "manysegmentswimmer_8x2",
+    "manysegmentant_2x3",
+    "coupledhalfcheetah_1p1",
+)
 #: At least so many times as fast as each.
 GOALS = {"rollout": 0.8, "gymnasium": 1.0, "mabrax": 5.0}
 
 
 @dataclasses.dataclass(frozen=True)
-class MaMuJoCo(Options):
+class MaMuJoCo(InParts):
     """What to measure."""
 
     robots: tuple[str, ...] = ()
@@ -51,7 +61,7 @@ class MaMuJoCo(Options):
     num_envs: tuple[int, ...] = ()
     """environments side by side; by default 64, in full mode 64 and 512"""
     steps: int = 50
-    """of each environment in each call"""
+    """of each of 64 environments in each call; as many fewer of more, more of fewer"""
     physics: Literal["mujoco", "mjx"] = "mujoco"
     """engine"""
     rounds: int = 0
@@ -129,17 +139,18 @@ def gymnasiums(task: str, num_envs: int, steps: int) -> Callable[[], Any] | None
 def measure(options: MaMuJoCo, report: Report, task: str, num_envs: int) -> None:
     """Adds the row of one robot and number of environments."""
     env = make_env(f"mamujoco/{task}", {"physics": options.physics})
-    program, compile_s = ours(env, num_envs, options.steps)
+    steps = max(1, options.steps * 64 // num_envs)
+    program, compile_s = ours(env, num_envs, steps)
     programs = {"ours": program}
     if options.physics == "mujoco":
-        programs["rollout"] = bare(task, num_envs, options.steps)
-    if (vector := gymnasiums(task, num_envs, options.steps)) is not None:
+        programs["rollout"] = bare(task, num_envs, steps)
+    if (vector := gymnasiums(task, num_envs, steps)) is not None:
         programs["gymnasium"] = vector
     if options.mabrax and task in MABRAX:
-        programs["mabrax"], _ = ours(make_env(MABRAX[task]), num_envs, options.steps)
+        programs["mabrax"], _ = ours(make_env(MABRAX[task]), num_envs, steps)
     rounds = options.rounds or (3 if options.mode == "quick" else 5)
     times = take_turns(programs, rounds)
-    count = num_envs * options.steps
+    count = num_envs * steps
     row: dict[str, Any] = {"robot": task, "envs": num_envs, "compile_s": compile_s}
     row |= {f"{name}_per_s": count / timing.median for name, timing in times.items()}
     for name, goal in GOALS.items():
@@ -156,7 +167,8 @@ def main(options: MaMuJoCo) -> None:
     report = Report("mamujoco", f"env steps per second, physics={options.physics}", options)
     for task in options.robots or (FULL if full else QUICK):
         for num_envs in options.num_envs or ((64, 512) if full else (64,)):
-            measure(options, report, task, num_envs)
+            if report.wants(robot=task, envs=num_envs):
+                measure(options, report, task, num_envs)
     report.show()
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from against_jaxmarl import CASES, AgainstJaxMARL, our_trainer, with_their_networks
 from fp3o_jax import Config, xla
-from harness import Options, Peer, Report, Timing, take_turns
+from harness import InParts, Options, Peer, Report, Timing, take_turns
 from memory import analyse
 from products import plain_products
 
@@ -49,6 +49,25 @@ def test_report(tmp_path, capsys):
     assert content["rows"] == [{"what": "x", "speed_up": {"median": 1.5, "low": 1.5, "high": 1.5}}]
     assert content["notes"] == ["a note"] and content["machine"]["cores"] >= 1
     assert "A title" in capsys.readouterr().out
+
+
+def test_a_benchmark_goes_on_where_it_was_cut(tmp_path, capsys):
+    options = InParts(json=tmp_path / "some.json", go_on=True)
+    first = Report("some", "A title", options)
+    ratio = Timing(np.array([3.0])).over(Timing(np.array([2.0])))
+    first.add(robot="x", envs=64, over=ratio)
+    first.note("a note")
+    again = Report("some", "A title", options)
+    assert not again.wants(robot="x", envs=64)
+    assert again.wants(robot="x", envs=512) and again.wants(robot="y", envs=64)
+    again.add(robot="y", envs=64, over=ratio)
+    content = json.loads((tmp_path / "some.json").read_text(encoding="utf-8"))
+    assert [row["robot"] for row in content["rows"]] == ["x", "y"] and content["notes"] == ["a note"]
+    late = Report("some", "A title", InParts(json=tmp_path / "some.json", go_on=True, minutes=0.0))
+    capsys.readouterr()
+    assert not late.wants(robot="z", envs=64) and "left: " in capsys.readouterr().out
+    afresh = Report("some", "A title", InParts(json=tmp_path / "some.json"))
+    assert afresh.wants(robot="x", envs=64)
 
 
 def test_plain_products_are_counted():

@@ -32,6 +32,8 @@ from fp3o_jax.team.modules import ACTIVATIONS
         ({"seed": -1}, ["seed=-1"]),
         ({"actor_lr": 0}, ["actor_lr=0", "above 0"]),
         ({"clip_eps": float("nan")}, ["clip_eps=nan"]),
+        ({"weight_bound": 0.0}, ["weight_bound=0.0", "above 0"]),
+        ({"weight_bound": "none"}, ["weight_bound='none'", "a number"]),
         ({"gamma": 1.2}, ["gamma=1.2", "between 0 and 1"]),
         ({"entropy_coef": -1}, ["entropy_coef=-1"]),
         ({"num_minibatches": 7}, ["num_minibatches=7", "8192 samples", "4 or 8"]),

@@ -43,7 +43,7 @@ def test_surface(trained):
     averages = {"episode_return", "episode_length", "entropy", "explained_variance", "episodes"}
     losses = {"policy_loss", "value_loss", "actor_grad_norm", "critic_grad_norm"}
     steps = {"approx_kl", "agent_kl", "joint_kl", "clip_fraction", "env_steps"}
-    condition = {"condition_held", "agent_condition_held", "condition_sums"}
+    condition = {"condition_held", "agent_condition_held", "condition_sums", "log_weight_std"}
     assert set(metrics) == averages | losses | steps | condition
     for name in metrics:
         assert metrics[name].shape[0] == 3, name

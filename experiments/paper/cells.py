@@ -7,6 +7,7 @@ import fnmatch
 import hashlib
 import itertools
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -68,9 +69,15 @@ class Cell:
     @property
     def name(self) -> str:
         """Of its files. Other settings make another name: a cell measured with them is another cell."""
-        words = [self.env.replace("/", "-"), self.method, self.sharing] + ["small"] * self.small
+        env = re.sub("[/:]", "-", self.env) + (f"-{self.num_agents}" if self.num_agents else "")
+        words = [env, self.method, self.sharing] + ["small"] * self.small
         digest = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:6]
         return ".".join([*(word.replace("|", "_") for word in words), digest])
+
+    @property
+    def num_agents(self) -> int | None:
+        """The size of the team, where the protocol sets it."""
+        return self.settings.get("env_kwargs", {}).get("num_agents")
 
     @property
     def updates_per_point(self) -> int:
@@ -132,11 +139,14 @@ def read_blocks(path: Path = PROTOCOL, small: bool = False) -> list[Block]:
     blocks = []
     for block in protocol["cells"]:
         blocks.append(Block(block.get("question"), []))
-        for env, sharing, method in itertools.product(block["envs"], block["sharings"], block["methods"]):
+        for env, team, sharing, method in itertools.product(
+            block["envs"], block.get("teams", [{}]), block["sharings"], block["methods"]
+        ):
             family = env.split("/")[0]
             if family not in protocol["settings"]:
                 raise unknown("settings", family, protocol["settings"])
             settings = protocol["settings"][family] | block.get("settings", {})
+            settings |= {"env_kwargs": team} if team else {}
             if small:
                 settings |= protocol.get("small", {}).get(family, {})
             variant = dict(variants.get(method, {}))

@@ -50,8 +50,9 @@ def question_section(question: str, group: Sequence[Measured], figure: Path) -> 
 
 
 def where(m: Measured) -> str:
-    """The environment, and whether the budget is small."""
-    return m.cell.env + ", small" * m.cell.small
+    """The environment, the size of its team where that is chosen, and whether the budget is small."""
+    team = f", n = {m.cell.num_agents}" if m.cell.num_agents else ""
+    return m.cell.env + team + ", small" * m.cell.small
 
 
 def compared(group: Sequence[Measured], score: str) -> list[tuple[Measured, list[str]]]:

@@ -88,25 +88,31 @@ class Forecast:
     """How long cells take on this device, from those that were run on it."""
 
     def __init__(self, store: Store, device: str):
-        # By env, budget, method and sharing.
+        # By env with its options, budget, method and sharing.
         self._known: dict[tuple, float] = {}
         for result in store.results().values():
             if result["device"] == device:
                 seconds = result["seconds"]
-                key = (result["env"], result["small"], result["method"], result["sharing"])
+                key = (_place(result), result["small"], result["method"], result["sharing"])
                 self._known[key] = seconds["init"] + seconds["train"] + seconds["evaluate"]
 
     def learn(self, cell: Cell, seconds: float) -> None:
-        self._known[cell.env, cell.small, cell.method, cell.sharing] = seconds
+        self._known[_place(cell.identity), cell.small, cell.method, cell.sharing] = seconds
 
     def __call__(self, cell: Cell) -> float | None:
         """Seconds for a cell: its own, else the longest of its method on the environment, else of any."""
-        exact = self._known.get((cell.env, cell.small, cell.method, cell.sharing))
+        place = _place(cell.identity)
+        exact = self._known.get((place, cell.small, cell.method, cell.sharing))
         if exact is not None:
             return exact
-        here = {key: s for key, s in self._known.items() if key[:2] == (cell.env, cell.small)}
+        here = {key: s for key, s in self._known.items() if key[:2] == (place, cell.small)}
         same = [s for key, s in here.items() if key[2] == cell.method]
         return max(same or here.values(), default=None)
+
+
+def _place(told: dict[str, Any]) -> str:
+    """The environment of a cell or result, with its options: teams of other sizes take other times."""
+    return f"{told['env']} {told['settings'].get('env_kwargs', {})}"
 
 
 class Fill:

@@ -19,6 +19,7 @@ from jax.stages import Lowered
 from cells import Cell
 from fp3o_jax import Environment, make_env, make_evaluate, make_train, xla
 from fp3o_jax.runs.devices import over_seeds
+from fp3o_jax.runs.memory import needed_bytes
 from fp3o_jax.runs.programs import evaluation_keys, keep_last_good
 
 #: Curves that are kept, of those that an update reports.
@@ -32,6 +33,7 @@ CURVES = (
     "explained_variance",
     "condition_held",
     "condition_sums",
+    "log_weight_std",
 )
 
 
@@ -198,6 +200,7 @@ def train(
         "stopped": {
             str(config.seed + i): int(steps * np.argmin(row)) for i, row in enumerate(finite) if not row.all()
         },
+        "bytes": needed_bytes(chunk),
         "seconds": {
             "lower": prepared.lower_seconds,
             "compile": {name: seconds for name, (_, seconds) in programs.items()},

@@ -106,6 +106,9 @@ class Config:
     """clip range of the probability ratio and of the value"""
     weight_clip_eps: float = 0.1
     """coppo, a2po: clip range of the other agents' joint ratio; below 1"""
+    weight_bound: float | None = None
+    """fp3o, happo: bound on |log W|, W the joint ratio of the other agents, which spreads as teams grow; by
+    default none"""
     entropy_coef: float = 0.01
     """weight of the policy entropy in the objective"""
     value_coef: float = 1.0
@@ -262,7 +265,8 @@ class Config:
             least = f", that of the last of num_seeds={self.num_seeds} too" if self.num_seeds > 1 else ""
             raise ConfigError(f"seed={short(self.seed)} must be a whole number from 0 to 2**64 - 1{least}")
         positive = ("actor_lr", "critic_lr", "clip_eps", "max_grad_norm", "huber_delta")
-        for name in positive + (("head_lr_scale",) if self.head_lr_scale is not None else ()):
+        maybe = (name for name in ("head_lr_scale", "weight_bound") if getattr(self, name) is not None)
+        for name in (*positive, *maybe):
             value = getattr(self, name)
             if not (_is_real(value) and value > 0):
                 raise ConfigError(f"{name}={value!r} must be a number above 0")

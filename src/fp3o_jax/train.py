@@ -314,6 +314,7 @@ def make_train(config: Config | Mapping[str, Any], env: Any = None, trunk: Trunk
         critics_once={None: None, "once": True, "stages": False}[config.critic_fit],
         # By default that of the algorithm, which is the same for all of the package's own.
         ratios=None if config.recorded_ratios == "behaviour" else config.recorded_ratios,
+        weight_bound=config.weight_bound,
     )
     if algorithm.critics_see_state and environment.state_size == 0:
         raise ConfigError(

@@ -3,14 +3,17 @@
 ``python tests/checks/mamujoco_check.py`` compares whole episodes of everything there is.
 """
 
+import dataclasses
 import importlib
 import subprocess
 import sys
 
 import jax
 import jax.numpy as jnp
+import mujoco
 import numpy as np
 import pytest
+from mujoco import mjx
 from PIL import Image
 
 from finite import assert_allclose, assert_array_equal
@@ -19,7 +22,8 @@ from fp3o_jax.envs.base import batch_reset, batch_step
 from fp3o_jax.envs.mamujoco import TASKS
 from fp3o_jax.envs.mamujoco.frames import frames
 from fp3o_jax.envs.mamujoco.make import State, parts_of
-from fp3o_jax.envs.mamujoco.robot import fields_at_rest, judge
+from fp3o_jax.envs.mamujoco.mjx_engine import _runge_kutta, mjx_engine
+from fp3o_jax.envs.mamujoco.robot import Task, fields_at_rest, judge
 from fp3o_jax.policy import Policy, architecture, play
 from fp3o_jax.runs import playback
 from mamujoco_original import (
@@ -326,6 +330,36 @@ def test_a_step_on_a_device():
     apart = device_differences("hopper_3x1", steps=10)
     assert apart.pop("end") == 0
     assert max(apart.values()) < 2e-5, apart
+
+
+def test_a_program_has_one_copy_of_the_step():
+    """However many of them a step of the environment is, and whatever the integrator: MJX compiles slowly."""
+    parts = parts_of("swimmer_2x1")
+    loops = {}
+    for frame_skip in (1, 5):
+        task = parts.task._replace(robot=dataclasses.replace(parts.task.robot, frame_skip=frame_skip))
+        engine = mjx_engine(task, "swimmer", "full")
+        state, _ = jax.eval_shape(engine.reset, jnp.zeros(5), jnp.zeros(5))
+        text = jax.jit(engine.step).lower(state, jnp.zeros(2)).as_text()
+        loops[frame_skip] = text.count("stablehlo.while"), text.count("\n")
+    assert loops[1] == loops[5] and loops[1][0] >= 2, loops
+
+
+def test_a_free_body_turns_on_a_device_as_in_mujoco():
+    """Where it spins by half a radian in a step, sums of its speeds as they are would be off by 1e-3."""
+    model = mujoco.MjModel.from_xml_string(
+        """<mujoco><option timestep="0.05" integrator="RK4"/><worldbody><body><freejoint/>
+        <geom type="box" size=".1 .2 .4"/></body></worldbody></mujoco>"""
+    )
+    data, task = mujoco.MjData(model), Task(None, model, {})
+    qpos, qvel = model.qpos0.copy(), np.array([1.0, -2.0, 3.0, 7.0, 5.0, -6.0])
+    data.qvel[:] = qvel
+    mujoco.mj_step(model, data)
+    on_device = mjx.put_model(model)
+    start = mjx.make_data(model).replace(qpos=jnp.array(qpos, jnp.float32), qvel=jnp.array(qvel, jnp.float32))
+    after = jax.jit(lambda start: _runge_kutta(task, mjx, on_device, start))(start)
+    assert_allclose(after.qpos, data.qpos, atol=5e-6)
+    assert_allclose(after.qvel, data.qvel, atol=5e-6)
 
 
 @pytest.mark.parametrize("xp", [np, jnp])

@@ -45,6 +45,7 @@ def test_what_else_differs_between_the_algorithms():
         "critics_once": False,
         "critics_see_state": True,
         "ratios": "behaviour",
+        "weight_bound": None,
     }
     double = losses.double_clipped_surrogate
     differs = {

@@ -112,7 +112,10 @@ def test_the_joint_ratio_is_of_those_that_weigh():
     log_ratio = np.random.default_rng(0).normal(size=(4, 2, 3)).astype(np.float32)
     weights = np.array([[0, 1, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0]], bool)
     expected = [log_ratio[1] + log_ratio[2], log_ratio[0], 0 * log_ratio[0]]
-    assert_allclose(joint_log_ratio(jnp.asarray(weights), log_ratio), np.stack(expected), rtol=1e-6)
+    ours, bounded = (joint_log_ratio(jnp.asarray(weights), log_ratio, bound) for bound in (None, 0.5))
+    assert_allclose(ours, np.stack(expected), rtol=1e-6)
+    assert_allclose(bounded, np.clip(np.stack(expected), -0.5, 0.5), rtol=1e-6)
+    assert (np.abs(ours) > 0.5).any() and (np.abs(ours[:2]) < 0.5).any()
 
 
 @pytest.mark.parametrize("ratios", ["behaviour", "stage"])

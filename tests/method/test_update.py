@@ -52,7 +52,8 @@ def test_the_joint_condition_is_the_papers_sum():
         batch = make_batch(params, nets, seed)
         new, _, _ = run("mappo", "none", batch=batch)
         log_ratio = np.asarray(helpers.log_prob_of(new, nets, batch), np.float64) - np.asarray(batch.log_prob)
-        rho = np.exp(np.where(batch.alive > 0, log_ratio, 0.0))
+        log_rho = np.where(batch.alive > 0, log_ratio, 0.0)
+        rho, log_weights = np.exp(log_rho), log_rho.sum(0) - log_rho
         plain = corrected = 0.0
         for j in range(3):
             others = np.prod([rho[q] for q in range(3) if q != j], axis=0)
@@ -62,6 +63,7 @@ def test_the_joint_condition_is_the_papers_sum():
         _, _, metrics = run("fp3o", "none", batch=batch, condition="joint")
         assert metrics["condition_held"] == holds
         assert_allclose(metrics["condition_sums"], [corrected, plain], rtol=1e-4, atol=1e-5)
+        assert_allclose(metrics["log_weight_std"], log_weights[batch.alive > 0].std(), rtol=1e-4)
         seen.add(bool(holds))
     assert seen == {True, False}
 
@@ -141,10 +143,10 @@ def test_a_failed_condition_skips_the_dependent_step(sharing):
     once, once_state, once_metrics = run("mappo", sharing)
     assert_same(ours, once)
     assert_same(opt_state, once_state)
-    skipped = ("condition_held", "agent_condition_held")
+    skipped, second = ("condition_held", "agent_condition_held"), ("condition_sums", "log_weight_std")
     assert_same(
-        {name: x for name, x in metrics.items() if name != "condition_sums"},
-        {name: x * (name not in skipped) for name, x in once_metrics.items() if name != "condition_sums"},
+        {name: x for name, x in metrics.items() if name not in second},
+        {name: x * (name not in skipped) for name, x in once_metrics.items() if name not in second},
     )
 
 

@@ -82,14 +82,20 @@ def masked_mean(x: Array, mask: Array) -> Array:
     return jnp.where(mask > 0, x, 0.0).sum() / jnp.maximum(mask.sum(), 1.0)
 
 
+def spread(x: Array, mask: Array) -> Array:
+    """Standard deviation of ``x`` over the samples in which ``mask`` is 1."""
+    return jnp.sqrt(_variance(x, mask))
+
+
 def explained_variance(values: Array, targets: Array, mask: Array) -> Array:
     """``1 - Var(target - value) / Var(target)`` over the samples in which ``mask`` is 1."""
+    return 1.0 - _variance(targets - values, mask) / jnp.maximum(_variance(targets, mask), 1e-8)
+
+
+def _variance(x: Array, mask: Array) -> Array:
     count = jnp.maximum(total(mask.sum()), 1.0)
 
     def mean(x: Array) -> Array:
         return total(jnp.where(mask > 0, x, 0.0).sum()) / count
 
-    def variance(x: Array) -> Array:
-        return mean((x - mean(x)) ** 2)
-
-    return 1.0 - variance(targets - values) / jnp.maximum(variance(targets), 1e-8)
+    return mean((x - mean(x)) ** 2)

@@ -117,6 +117,7 @@ class Algorithm(NamedTuple):
         ratios: to which policies recorded ratios are relative: those that acted ("behaviour"), or those
             that the owner had just before its stage ("stage").
         learners: the agents whose policies learn; None for all.
+        weight_bound: ``|log W|`` is at most this; None for any.
     """
 
     schedule: Callable[..., Schedule]
@@ -129,6 +130,7 @@ class Algorithm(NamedTuple):
     critics_see_state: bool = True
     ratios: str = "behaviour"
     learners: tuple[int, ...] | None = None
+    weight_bound: float | None = None
 
     def draw(self, key: Array, advantage: Array, value: Array, alive: Array) -> Schedule:
         """A schedule for a batch: arrays [n, ...], ``value`` of one row where all agents share it."""

@@ -130,7 +130,9 @@ class PipelineUpdate:
         if self.algorithm.correction is not None:
             advantage = as_sequences(gae(errors), batch.alive.shape[1])
         start = Progress(params["actor"], opt_state["actor"], jnp.zeros_like(batch.log_prob), advantage)
-        end, (metrics, active, sums) = jax.lax.scan(partial(self.stage, given), start, (schedule, keys))
+        end, (metrics, active, sums, spread) = jax.lax.scan(
+            partial(self.stage, given), start, (schedule, keys)
+        )
         log_rho = end.log_rho
         if (num_pipelines < n and not self.networks.sharing.independent) or self.algorithm.ratios == "stage":
             # Shared parameters moved the policies of agents that were recorded earlier.
@@ -144,6 +146,7 @@ class PipelineUpdate:
         )
         metrics = means("actor", metrics) | means("critic", critic_metrics)
         metrics |= condition_metrics(schedule, active, sums) | policy_change(log_rho, batch.alive)
+        metrics["log_weight_std"] = spread.max()
         params, opt_state = dict(params), dict(opt_state)
         params |= {"actor": end.params, "critic": critic}
         opt_state |= {"actor": end.opt_state, "critic": critic_state}
@@ -152,8 +155,8 @@ class PipelineUpdate:
     def stage(self, given: Given, before: Progress, inputs: tuple[Schedule, Array]) -> tuple[Progress, Any]:
         """The pipelines of one stage, side by side: each optimises the policy of the agent it owns.
 
-        Returns the new progress, and of P pipelines metrics, who was active [P], and what the condition
-        compared [2].
+        Returns the new progress, and of P pipelines metrics, who was active [P], what the condition compared
+        [2], and the spread of log W.
         """
         params, opt_state, log_rho, advantage = before
         (owners, weights, gated, scale, clip, learns), key = inputs
@@ -161,7 +164,8 @@ class PipelineUpdate:
         rows = batch.of_agents(owners)
 
         # W_p, the product of rho_q over the agents q that weigh on pipeline p: a constant of the stage.
-        log_weight = joint_log_ratio(weights, log_rho)
+        log_weight = joint_log_ratio(weights, log_rho, self.algorithm.weight_bound)
+        spread = losses.spread(log_weight, rows.alive)
         if self.algorithm.correction is not None:
             rows, advantage = self.corrected(given, rows, advantage, owners, weights, log_weight)
         rows = rows.replace(
@@ -183,7 +187,8 @@ class PipelineUpdate:
         )
         # The stage ends by recording the new ratios of the agents that it owned.
         log_rho = put(log_rho, owners, self.recorded(given, params, moved, rows))
-        return Progress(moved, opt_state, log_rho, advantage), (metrics, active, jnp.stack(sums).sum(1))
+        told = (metrics, active, jnp.stack(sums).sum(1), spread)
+        return Progress(moved, opt_state, log_rho, advantage), told
 
     def policy_loss(
         self, networks: ActorCritic, params: Any, rows: Batch, hp: Hyperparams
@@ -195,7 +200,8 @@ class PipelineUpdate:
         log_ratio, distribution = self.log_ratio(networks, params, rows)
         log_weight = rows.log_weight
         if self.algorithm.live:
-            log_weight = joint_log_ratio(rows.weighing[:, 0, 0], jax.lax.stop_gradient(log_ratio))
+            now = jax.lax.stop_gradient(log_ratio)
+            log_weight = joint_log_ratio(rows.weighing[:, 0, 0], now, self.algorithm.weight_bound)
         objective = self.algorithm.surrogate(
             log_ratio, log_weight, rows.advantage, rows.clip_eps, hp.weight_clip_eps
         )
@@ -332,11 +338,11 @@ class PipelineUpdate:
         return in_subteams(lambda agents: make(self.networks.subteam(agents)), sharing, self.block_size)
 
 
-def joint_log_ratio(weights: Array, log_ratio: Array) -> Array:
-    """log W: the sum of the log-ratios [n, L, N] of each row's ``weights`` [P, n] -> [P, L, N]."""
-    return jnp.einsum(
-        "pn,nls->pls", weights.astype(log_ratio.dtype), log_ratio, precision=jax.lax.Precision.HIGHEST
-    )
+def joint_log_ratio(weights: Array, log_ratio: Array, bound: float | None = None) -> Array:
+    """log W: the sum of the log-ratios [n, L, N] of each row's ``weights`` [P, n] -> [P, L, N], in bounds."""
+    weights, highest = weights.astype(log_ratio.dtype), jax.lax.Precision.HIGHEST
+    log_weight = jnp.einsum("pn,nls->pls", weights, log_ratio, precision=highest)
+    return log_weight if bound is None else jnp.clip(log_weight, -bound, bound)
 
 
 def means(part: str, metrics: Metrics) -> Metrics:

@@ -114,30 +114,45 @@ def mjx_engine(task: Task, name: str, effort: str) -> Engine:
 
 
 def _runge_kutta(task: Task, mjx: Any, device_model: Any, data: Any) -> Any:
-    """A step of fourth order, as ``mjx.step`` makes it, with its four stages in a scan: MJX compiles each of
-    them by itself."""
+    """A step of fourth order as MuJoCo makes it, with its four stages in a scan.
+
+    ``mjx.step`` compiles each of them by itself, and adds up the speeds of a free root's turning as they are,
+    as MuJoCo did before 4.0: its sums there are Munthe-Kaas's (see :func:`_rate`).
+    """
     dt, start = task.model.opt.timestep, data
 
-    def stage(carry: tuple[Any, Array, Array], weights: tuple[Array, Array]) -> tuple[Any, None]:
-        data, velocity, acceleration = carry
+    def stage(carry: tuple[Any, Array, Array, Array], weights: tuple[Array, Array]) -> tuple[Any, None]:
+        data, change, moved, gained = carry
         onward, share = weights
         data = mjx.forward(device_model, data)
-        velocity, acceleration = velocity + share * data.qvel, acceleration + share * data.qacc
-        data = data.replace(
-            qpos=_moved(task, start.qpos, onward * dt * data.qvel),
-            qvel=start.qvel + onward * dt * data.qacc,
-        )
-        return (data, velocity, acceleration), None
+        rate = _rate(task, change, data.qvel)
+        moved, gained = moved + share * dt * rate, gained + share * dt * data.qacc
+        change = onward * dt * rate
+        data = data.replace(qpos=_moved(task, start.qpos, change), qvel=start.qvel + onward * dt * data.qacc)
+        return (data, change, moved, gained), None
 
     zeros = jnp.zeros_like(data.qvel)
     stages = tuple(jnp.array(column, data.qvel.dtype) for column in zip(*STAGES, strict=True))
-    (data, velocity, acceleration), _ = jax.lax.scan(stage, (data, zeros, zeros), stages)
+    (data, _, moved, gained), _ = jax.lax.scan(stage, (data, zeros, zeros, zeros), stages)
     return data.replace(
-        qpos=_moved(task, start.qpos, dt * velocity),
-        qvel=start.qvel + dt * acceleration,
+        qpos=_moved(task, start.qpos, moved),
+        qvel=start.qvel + gained,
         qacc_warmstart=data.qacc,
         time=start.time + dt,
     )
+
+
+def _rate(task: Task, change: Array, qvel: Array) -> Array:
+    """How fast a change [nv] of the position grows that :func:`_moved` applies; the velocity, but for the
+    rotation u of a free root: w + u x w / 2 + c u x (u x w), the inverse of the exponential's differential
+    (Munthe-Kaas, 1998), c = (1 - |u|/2 cot(|u|/2)) / |u|^2 by its series, of which a step needs little."""
+    if task.model.nq == task.model.nv:
+        return qvel
+    turned, spin = change[3:6], qvel[3:6]
+    square = turned @ turned
+    c = 1 / 12 + square * (1 / 720 + square * (1 / 30240 + square / 1209600))
+    once = jnp.cross(turned, spin)
+    return qvel.at[3:6].set(spin + once / 2 + c * jnp.cross(turned, once))
 
 
 def _moved(task: Task, qpos: Array, change: Array) -> Array:
