@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -110,6 +111,36 @@ def test_names_stay_in_their_folder(name, originals, tmp_path):
     with pytest.raises(ConfigError, match="bundle, line 1: name is"):
         Store(tmp_path / "cells").merge(bundle)
     assert {each.name for each in tmp_path.iterdir()} == {"sweep", "bundle", "cells"}
+
+
+def _other_names(run, number):
+    return [run | {"name": f"run_{i}", "changes": {"actor_lr": 1.0 + i}} for i in range(number)]
+
+
+@pytest.mark.parametrize(
+    "make, said",
+    [
+        (lambda run: [run] * 5000, "the run '.*' comes twice"),
+        (lambda run: [run | {"num_seeds": 2**62}], "runs with all seeds, and at most 100000 can be"),
+        (
+            lambda run: [run | {"num_seeds": 60_000}, run | {"name": "b", "num_seeds": 60_000}],
+            "at most 100000",
+        ),
+        (lambda run: _other_names(run, 4000), "holds a sweep of another plan"),
+        (lambda run: [run | {"num_seeds": 90_000}], r"seeds 2, 3, 4 and \d+ more are there"),
+    ],
+)
+def test_an_absurd_plan_is_refused_at_once(make, said, originals, tmp_path):
+    """A run that stood in it many times was read as often, and its settings compared as often."""
+    shutil.copytree(originals / "sweep", tmp_path / "sweep")
+    plan = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
+    plan["programs"] = [make(plan["programs"][0][0])]
+    (tmp_path / "sweep" / "sweep.json").write_text(json.dumps(plan))
+    start = time.monotonic()
+    with fuzzing.limits(), pytest.raises(ConfigError, match=said) as refused:
+        fuzzing.use_sweep(tmp_path / "sweep")
+    assert time.monotonic() - start < 5
+    assert len(str(refused.value)) < 1000
 
 
 def test_names_that_are_given_are_names(originals):

@@ -32,8 +32,10 @@ SETTINGS = {
 #: What a plan holds.
 PLANNED = {
     "config": {name.removesuffix("?") if name is not str else str: SETTINGS[name] for name in SETTINGS},
-    "programs": [[{"name": NAME, "changes": SETTINGS, "seed": SEED, "num_seeds": range(1, 100_001)}]],
+    "programs": [[{"name": NAME, "changes": SETTINGS, "seed": SEED, "num_seeds": COUNT}]],
 }
+#: So many runs at most in a plan, seeds counted: more are a slip, not told of before memory ends.
+MAX_RUNS = 100_000
 #: What is read of a line of metrics, and of a summary.
 ROW = {"seed": SEED, "update?": SIZE, "env_steps": range(2**53)}
 FINAL = {"seeds": [{"seed": SEED, str: (NUMBER, None)}]}
@@ -95,10 +97,33 @@ def run_dirs(path: Path) -> list[Path]:
     if _is_run(path) or not path.is_dir():
         return [path]
     if (path / PLAN).is_file():
-        programs = read_json(path / PLAN, PLANNED)["programs"]
+        programs = read_plan(path)["programs"]
         return [run for runs in programs for each in runs if _is_run(run := path / "runs" / each["name"])]
     inside = [each for each in path.iterdir() if _is_run(each) or (each / PLAN).is_file()]
     return [run for each in sorted(inside, key=_natural) for run in run_dirs(each)] or [path]
+
+
+def read_plan(path: Path) -> dict[str, Any]:
+    """What the ``sweep.json`` of a sweep's folder holds.
+
+    Raises:
+        ConfigError: it is damaged: a program has no runs, a run is there twice, or there are too many.
+    """
+    file = path / PLAN
+    content = read_json(file, PLANNED)
+    if not content["programs"] or not all(content["programs"]):
+        raise ConfigError(f"{file} is damaged: expected programs of one run or more")
+    seen: set[str] = set()
+    for run in (run for program in content["programs"] for run in program):
+        if run["name"] in seen:
+            raise ConfigError(f"{file} is damaged: the run {run['name']!r} comes twice")
+        seen.add(run["name"])
+    total = sum(run["num_seeds"] for program in content["programs"] for run in program)
+    if total > MAX_RUNS:
+        raise ConfigError(
+            f"{file} is damaged: it has {total} runs with all seeds, and at most {MAX_RUNS} can be"
+        )
+    return content
 
 
 def _is_run(path: Path) -> bool:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from typing import Any
 from fp3o_jax.config import Config, ConfigError
 from fp3o_jax.files import COUNT, read_json
 from fp3o_jax.runs.directory import plain, take_lock, write_whole
-from fp3o_jax.runs.reading import PLAN, PLANNED
+from fp3o_jax.runs.reading import PLAN, read_plan
 from fp3o_jax.sweeps.plan import SEEDS, PlannedRun, Point, make_programs, missing_runs, settings_key, told
 
 #: What may lie in a folder before it is a sweep's: traces of a start that was cut short.
@@ -52,13 +52,9 @@ class SweepFolder:
         Raises:
             ConfigError: there is no sweep, or its plan is damaged.
         """
-        file = self.path / PLAN
-        if not file.exists():
+        if not (self.path / PLAN).exists():
             raise ConfigError(f"{str(self.path)!r} is not a sweep: it has no {PLAN}")
-        content = read_json(file, PLANNED)
-        if not content["programs"] or not all(content["programs"]):
-            raise ConfigError(f"{file} is damaged: expected programs of one run or more")
-        return content
+        return read_plan(self.path)
 
     def preview(
         self, config: Config, points: Sequence[Point], runs_per_program: int | None
@@ -192,22 +188,21 @@ def _refuse_another_plan(
 ) -> None:
     """Whether every run that was planned is in this plan too; it may have more."""
     runs = [run for program in content["programs"] for run in program]
+    keys = [_key(content, run) for run in runs]
     differences = []
-    strange = [run for run in runs if _key(content, run) not in known]
+    strange = [run for run, key in zip(runs, keys, strict=True) if key not in known]
     if strange:
-        there = [json.loads(_key(content, run)) for run in runs]
-        here = [json.loads(key) for key in known]
+        there, here = ([json.loads(key) for key in each] for each in (keys, known))
         for name in here[0]:
-            values = [_unique(each.get(name) for each in settings) for settings in (there, here)]
-            if any(value not in values[1] for value in values[0]):
-                before, now = (" and ".join(map(repr, each)) for each in values)
-                differences.append(f"{name} is {before} there and {now} here")
+            before, now = (dict.fromkeys(repr(each.get(name)) for each in all_) for all_ in (there, here))
+            if any(value not in now for value in before):
+                differences.append(f"{name} is {_some(before)} there and {_some(now)} here")
         if not differences:
-            differences.append(f"{told(strange[0]['changes'])} is there and not here")
+            differences.append(f"{_some([told(strange[0]['changes'])])} is there and not here")
     lost = sorted({s for r in runs for s in range(r["seed"], r["seed"] + r["num_seeds"])} - set(seeds))
     if lost:
         here = f"{seeds[0]} to {seeds[-1]}"
-        differences.append(f"seeds {', '.join(map(str, lost))} are there, and those here are {here}")
+        differences.append(f"seeds {_some(map(str, lost), ', ')} are there, and those here are {here}")
     if differences:
         raise ConfigError(
             f"run_dir={str(path)!r} holds a sweep of another plan ({'; '.join(differences)}). A plan may "
@@ -215,9 +210,7 @@ def _refuse_another_plan(
         )
 
 
-def _unique(values: Any) -> list[Any]:
-    result: list[Any] = []
-    for value in values:
-        if value not in result:
-            result.append(value)
-    return result
+def _some(values: Iterable[str], between: str = " and ") -> str:
+    """Values as a reader wants them: the first few, and how many there are besides."""
+    said = [value if len(value) <= 100 else f"{value[:97]}..." for value in values]
+    return between.join(said) if len(said) <= 4 else f"{between.join(said[:3])} and {len(said) - 3} more"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
@@ -14,12 +15,11 @@ import numpy as np
 
 from fp3o_jax.config import Config, ConfigError, Hyperparams, unknown
 from fp3o_jax.runs.directory import plain
+from fp3o_jax.runs.reading import MAX_RUNS
 from fp3o_jax.values import as_count
 
 #: Which seeds there are is no axis: all points have the same.
 SEEDS = ("seed", "num_seeds")
-#: So many points at most: what is more is a slip, and would not be told before memory ends.
-MAX_POINTS = 100_000
 #: Digits of a number that is drawn: enough to search with, few enough to read.
 DIGITS = 4
 
@@ -82,8 +82,13 @@ def program_key(config: Config) -> str:
 
 def settings_key(settings: Mapping[str, Any], without: Sequence[str] = SEEDS) -> str:
     """Settings as one text. Those that an earlier version did not have are what they are by default."""
-    every = plain(Config().to_dict()) | dict(settings)
+    every = _defaults() | dict(settings)
     return json.dumps({name: value for name, value in every.items() if name not in without}, sort_keys=True)
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    return plain(Config().to_dict())
 
 
 def make_points(
@@ -112,8 +117,8 @@ def make_points(
         ConfigError: an axis is no setting or has no values, two of them change one setting, a value cannot be
             used (the error names the point), or two points are the same.
     """
-    if samples > MAX_POINTS:
-        raise ConfigError(f"samples={samples} must be at most {MAX_POINTS}")
+    if samples > MAX_RUNS:
+        raise ConfigError(f"samples={samples} must be at most {MAX_RUNS}")
     factors = [
         *(
             [_changes(axis, value) for value in _values("grid", axis, values)]
@@ -125,9 +130,10 @@ def make_points(
     ]
     factors = [factor for factor in factors if factor]
     _refuse_twice(factors)
-    if (number := math.prod(map(len, factors))) > MAX_POINTS:
+    if (number := math.prod(map(len, factors))) * config.num_seeds > MAX_RUNS:
         raise ConfigError(
-            f"grid, zip, random and points make {number} points, and at most {MAX_POINTS} can be"
+            f"grid, zip, random and points make {number} points of num_seeds={config.num_seeds}, and at most "
+            f"{MAX_RUNS} runs can be"
         )
     made: dict[str, Point] = {}
     for number, parts in enumerate(itertools.product(*factors)):
