@@ -31,7 +31,7 @@ train: setup ## train FP3O on SMAX 3m, evaluate it, and write runs/
 	@$(BIN)/fp3o train smax-3m $(ARGS)
 
 test: setup ## run the test suite, a process for each core
-	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: setup ## check style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

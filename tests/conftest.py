@@ -6,44 +6,41 @@ import os
 import platformdirs
 
 from installed_wheel import Installed, installed_package
-from quick import QUICK
+from order import longest_first
+from quick import compile_quickly
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # In the environment, so that commands run by tests do likewise; for the user, so that the next checkout does.
 cache = platformdirs.user_cache_path("fp3o-jax") / "tests"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+compile_quickly()
 
 # W&B's own variables are defaults of ours.
 for name in [name for name in os.environ if name.startswith("WANDB_")]:
     del os.environ[name]
 
-# What is computed is the same and compiles in a tenth of the time. In this process alone: commands that tests
-# start are compiled as users have them.
-flags = os.environ.get("XLA_FLAGS")
-os.environ["XLA_FLAGS"] = f"{flags or ''} {QUICK}"
-
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+import remembered  # noqa: E402
 from fp3o_jax import registry  # noqa: E402  (applies the XLA guard)
 
-jax.config.update("jax_disable_most_optimizations", True)
 jax.devices()  # Reads the flags.
-if flags is None:
-    del os.environ["XLA_FLAGS"]
-else:
-    os.environ["XLA_FLAGS"] = flags
-
-
+remembered.remember_programs()
 # Tracing makes many objects and few cycles.
 gc.set_threshold(100_000, 20, 20)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]):
+    items.sort(key=lambda item: longest_first(item.path))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def forget_programs():
     """Thousands of programs in one process exhaust the memory mappings that the kernel grants it."""
     yield
+    remembered.forget_programs()
     jax.clear_caches()
 
 

@@ -9,14 +9,12 @@ from pathlib import Path
 import pytest
 
 from finite import assert_allclose
-from quick import QUICK, quick_environment
 
 RUNS = Path(__file__).parent / "helpers" / "device_runs.py"
 PROGRAM = """
 import json, sys
 import fp3o_jax, jax, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
-jax.config.update("jax_disable_most_optimizations", True)
 train = fp3o_jax.make_train(json.loads(sys.argv[1]))
 keys, mesh = jax.random.split(jax.random.key(0), 2), Mesh(np.array(jax.devices()), ("seeds",))
 results = {
@@ -39,7 +37,7 @@ def test_seeds_on_two_devices():
         **{"env": "matrix/climbing", "num_envs": 4, "rollout_length": 8, "total_env_steps": 96},
         **{"epochs": 2, "num_minibatches": 2, "hidden_sizes": [8], "layer_norm": False},
     }
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2 {QUICK}"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, json.dumps(settings)],
         env=os.environ | {"XLA_FLAGS": flags},
@@ -63,7 +61,7 @@ def test_a_run_spread_over_devices(tmp_path):
         **{"env": "matrix/climbing", "num_envs": 4, "rollout_length": 8, "total_env_steps": 160},
         **{"epochs": 2, "num_minibatches": 2, "hidden_sizes": [8], "layer_norm": False, "sharing": "none"},
     }
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4 {QUICK}"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
     done = subprocess.run(
         [sys.executable, str(RUNS), json.dumps(settings), str(tmp_path)],
         env=os.environ | {"XLA_FLAGS": flags},
@@ -97,6 +95,6 @@ def test_a_run_that_looks_for_nans(tmp_path):
     command = [sys.executable, "-m", "fp3o_jax.cli", "train", "--env", "mpe/simple_spread"]
     command += ["--num-envs", "2", "--rollout-length", "4", "--total-env-steps", "16", "--hidden-sizes", "8"]
     command += ["--eval-episodes", "2", "--run-dir", str(tmp_path / "run")]
-    done = subprocess.run(command, env=quick_environment(JAX_DEBUG_NANS="1"), capture_output=True, text=True)
+    done = subprocess.run(command, env=os.environ | {"JAX_DEBUG_NANS": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "run" / "summary.json").exists()

@@ -11,7 +11,6 @@ import pytest
 from nbclient import NotebookClient
 
 import fp3o_jax
-from quick import quick_environment
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "docs" / "build_site.py"
@@ -102,7 +101,7 @@ def test_the_notebook_runs(tmp_path):
         cell.source = cell.source.replace("total_env_steps=80_000", "total_env_steps=3_200")
     assert "3_200" in "".join(cell.source for cell in notebook.cells)
     client = NotebookClient(notebook, timeout=240, resources={"metadata": {"path": str(tmp_path)}})
-    client.execute(env=quick_environment())
+    client.execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     assert {output.output_type for output in outputs} <= {"stream", "display_data", "execute_result"}
     shown = {kind for output in outputs for kind in output.get("data", ())}

@@ -36,6 +36,7 @@ from mamujoco_original import (
     put,
     size_differences,
 )
+from quick import users_environment
 
 KEY = jax.random.key(0)
 CASES = [(task, 1) for task in TASKS] + [
@@ -114,7 +115,7 @@ def test_one_call_for_all_is_each_by_itself(cheetah):
 
 
 def test_a_state_on_disk_goes_on_to_the_bit(cheetah):
-    """Whoever reads it: another program, other batches, another process."""
+    """Whoever reads it: another program, other batches, another process, which compiles as users' do."""
     random = draws(cheetah, 6)
     states, _, outcomes = played(cheetah, random)
     code = (
@@ -127,7 +128,8 @@ def test_a_state_on_disk_goes_on_to_the_bit(cheetah):
         "state, seen, outcome = env.step(jax.random.key(0), State(physics, np.int32(3)), action)\n"
         "print(state.physics.tolist(), float(outcome.reward).hex())\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    command, env = [sys.executable, "-c", code], users_environment()
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     expected = f"{states.physics[4].tolist()} {float(outcomes.reward[3]).hex()}"
     assert done.stdout.strip() == expected, done.stderr
 

@@ -22,8 +22,9 @@ from fp3o_jax.runs.journal import Journals
 from fp3o_jax.runs.programs import Programs
 from fp3o_jax.seeds import seed_keys
 from fp3o_jax.train import make_train
+from remembered import remember_programs
 
-jax.config.update("jax_disable_most_optimizations", True)
+remember_programs()
 folder, config = Path(sys.argv[2]), Config(**json.loads(sys.argv[1]), num_seeds=3)
 quiet = Console(file=io.StringIO())
 

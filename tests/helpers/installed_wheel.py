@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import os
 import shutil
 import site
 import subprocess
@@ -17,8 +18,6 @@ import tarfile
 import venv
 from collections.abc import Sequence
 from pathlib import Path
-
-from quick import quick_environment
 
 ROOT = Path(__file__).parents[2]
 #: Of the checkout, what a build could take files from.
@@ -60,7 +59,7 @@ class Installed:
             command: its name.
             args: of the command.
             cwd: where; outside the checkout.
-            variables: of the process, beside those that make compilation quick.
+            variables: of the process, beside those of this one.
         """
         path = str(self.root / "bin" / command)
         return _run([path, *args], cwd, **variables)
@@ -121,7 +120,7 @@ def _must(command: Sequence[str], cwd: Path) -> None:
 
 
 def _run(command: Sequence[str], cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    env = quick_environment(**variables)
+    env = os.environ | variables
     # The checkout may be on it.
     env.pop("PYTHONPATH", None)
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=300)

@@ -27,6 +27,7 @@ from fp3o_jax.runs.options import RunOptions as Options
 from fp3o_jax.sweeps import Sweep
 from fp3o_jax.train import make_train
 from fp3o_jax.values import field_types
+from quick import users_environment
 from starting import started
 
 SMALL = [
@@ -316,7 +317,7 @@ def test_a_process_that_is_interrupted_while_it_compiles(tmp_path):
     args = ["train", "smax-3m", "--run-dir", str(tmp_path / "run")]
     process = subprocess.Popen(
         [sys.executable, "-c", code, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"},
+        env=users_environment(JAX_ENABLE_COMPILATION_CACHE="false"),
     )  # fmt: skip
     for line in process.stdout:
         if "compiling" in line:

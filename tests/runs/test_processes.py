@@ -13,7 +13,6 @@ from rich.console import Console
 from finite import assert_allclose
 from fp3o_jax import Config, ConfigError, Sweep
 from fp3o_jax.runs import RunOptions, run_training
-from quick import quick_environment
 
 CONFIG = Config(
     **{"env": "matrix/climbing", "num_envs": 4, "rollout_length": 8, "total_env_steps": 320},
@@ -44,9 +43,11 @@ sys.exit(main(sys.argv[1:]))
 
 def start(run, port, index, program=("-m", "fp3o_jax.cli")):
     command = [sys.executable, *program, "train", *FLAGS, "--run-dir", str(run)]
-    env = quick_environment(
-        JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{port}", JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(index)
-    )
+    env = os.environ | {
+        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+        "JAX_NUM_PROCESSES": "2",
+        "JAX_PROCESS_ID": str(index),
+    }
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 

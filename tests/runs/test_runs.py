@@ -30,6 +30,7 @@ from fp3o_jax.runs.signals import deferred
 from fp3o_jax.runs.sinks import WandbOptions
 from fp3o_jax.runs.statistics import far_behind
 from fp3o_jax.train import Trainer, make_train
+from quick import compile_as_users
 from timeless import without_times
 
 ROOT = Path(__file__).parents[2]
@@ -499,11 +500,13 @@ def test_outside_the_main_thread(tmp_path):
 
 
 def test_kill_check(monkeypatch, capsys):
-    """Killed for real, in processes of their own; the script does so as often as one likes."""
+    """Killed for real, in processes of their own, that compile as users' do; the script does so as often as
+    one likes."""
     script = str(ROOT / "tests" / "checks" / "kill_check.py")
     settings = "--env matrix/climbing --num-seeds 2 --num-envs 4 --rollout-length 8 --hidden-size 8"
     args = ["--kills", "3", "--updates", "40", "--longest", "2", f"--settings={settings}"]
     monkeypatch.setattr(sys, "argv", [script, *args])
+    compile_as_users(monkeypatch)
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(script, run_name="__main__")
     assert stop.value.code == 0

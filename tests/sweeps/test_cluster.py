@@ -12,7 +12,6 @@ import pytest
 from fp3o_jax import ConfigError
 from fp3o_jax.cli import main
 from fp3o_jax.sweeps.cluster import JobOptions
-from quick import quick_environment
 from slurm import stand_in
 
 TINY = """
@@ -39,8 +38,7 @@ minutes = {minutes}
 @pytest.fixture
 def study(tmp_path, monkeypatch):
     """Writes a study of two programs; its path and the sweep's folder."""
-    for name, value in quick_environment(PYTHONPATH=os.pathsep.join(sys.path)).items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
 
     def write(steps=64, minutes=5):
         folder, file = tmp_path / "sweep", tmp_path / "study.toml"
