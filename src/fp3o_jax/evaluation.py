@@ -46,27 +46,31 @@ def _begin(trainer: Trainer, key: Array, episodes: int) -> Play:
     return Play(key, state, observation, trainer.networks.initial_hidden(episodes))
 
 
-def _advance(trainer: Trainer, params: Any, play: Play, greedy: bool) -> tuple[Play, Array, Outcome]:
+def _advance(trainer: Trainer, params: Any, play: Play, greedy: bool | Array) -> tuple[Play, Array, Outcome]:
     """One step of each episode; actions [n, E] or [n, E, A], outcomes [E]."""
     key, key_action, key_step = jax.random.split(play.key, 3)
     seen = play.observation
-    key_action = None if greedy else key_action
+    decided = isinstance(greedy, bool)
+    if decided and greedy:
+        key_action = None
     keys = jax.random.split(key_step, seen.alive.shape[1])
     with xla.matmul_precision(trainer.config.matmul_precision):
-        acted = trainer.networks.act(params["actor"], seen, play.hidden, key_action)
+        acted = trainer.networks.act(
+            params["actor"], seen, play.hidden, key_action, greedy=None if decided else greedy
+        )
         state, observation, outcome = batch_step(trainer.env, keys, play.state, acted.action, seen.alive)
     return Play(key, state, observation, acted.hidden), acted.action, outcome
 
 
 def make_evaluate(
-    trainer: Trainer, episodes: int, greedy: bool = True
+    trainer: Trainer, episodes: int, greedy: bool | Array = True
 ) -> Callable[[Any, Array], dict[str, Array]]:
     """The function that plays ``episodes`` episodes side by side, each from a fresh reset to its end.
 
     Args:
         trainer: what ``make_train`` returned.
         episodes: E, rounded up to a multiple of ``Config.env_shards``.
-        greedy: take the most probable action (else sample).
+        greedy: take the most probable action (else sample); traced, in a program that can do both.
 
     Returns:
         ``evaluate(state.params, key)`` -> per episode [E]: ``episode_return`` (undiscounted team return),

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from fp3o_jax import xla
@@ -70,11 +71,10 @@ class Programs:
 
     def begin_playing(self) -> None:
         """The same for :meth:`play`, which the first update need not wait for."""
-        for mode in self.modes:
-            if mode not in self._compiled:
-                play = player(self._trainer, self.axis, self._episodes, mode == "greedy")
-                lowered = play.lower(self._state.params, self._start[0])
-                self._compiled[mode] = _submit(lowered.compile)
+        if "play" not in self._compiled:
+            play = player(self._trainer, self.axis, self._episodes)
+            lowered = play.lower(self._state.params, self._start[0], self._mode("greedy"))
+            self._compiled["play"] = _submit(lowered.compile)
 
     def compile(self) -> None:
         """Waits for what training needs.
@@ -121,14 +121,27 @@ class Programs:
             update: after which they are played, for the keys; 0 for the end.
         """
         self.begin_playing()
-        played = self._compiled[mode].result()(state.params, evaluation_keys(self._start[0], update))
+        keys = evaluation_keys(self._start[0], update)
+        played = self._compiled["play"].result()(state.params, keys, self._mode(mode))
         return jax.tree.map(lambda x: x[:, : self._episodes], self.whole(played))
 
+    def _mode(self, mode: str) -> Array:
+        return self.axis.place(modes(self.axis, mode == "greedy"))
 
-def player(trainer: Trainer, axis: RunAxis, episodes: int, greedy: bool) -> Any:
-    """``make_evaluate`` over an axis, jitted: parameters and keys as it has them -> results [size, E], of as
-    many episodes or a few more, so that shards come out even."""
-    return axis.jit(make_evaluate(trainer, episodes, greedy), outputs=SHARD)
+
+def player(trainer: Trainer, axis: RunAxis, episodes: int) -> Any:
+    """``make_evaluate`` over an axis, jitted: parameters, keys and :func:`modes`, as the axis has them, ->
+    results [size, E], of as many episodes or a few more, so that shards come out even."""
+
+    def play(params: Any, key: Array, greedy: Array) -> dict[str, Array]:
+        return make_evaluate(trainer, episodes, greedy)(params, key)
+
+    return axis.jit(play, outputs=SHARD)
+
+
+def modes(axis: RunAxis, greedy: bool) -> np.ndarray:
+    """[num_runs] how each run's policies are played. One program plays them either way."""
+    return np.full(axis.num_runs, greedy)
 
 
 @functools.cache

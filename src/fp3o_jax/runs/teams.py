@@ -13,7 +13,7 @@ from rich.console import Console
 
 from fp3o_jax.config import ConfigError
 from fp3o_jax.runs.devices import spread
-from fp3o_jax.runs.programs import evaluation_keys, player
+from fp3o_jax.runs.programs import evaluation_keys, modes, player
 from fp3o_jax.runs.progress import phase, tell
 from fp3o_jax.runs.trained import load_params, pick_seeds, score_table, scores
 from fp3o_jax.seeds import seed_keys
@@ -116,8 +116,8 @@ def evaluate_team(
     axis = spread(1, env_shards=first.config.env_shards)
     keys = evaluation_keys(seed_keys([first.config.seed + chosen[0][0]]), 0)
     with phase(console, f"playing {episodes} episodes"):
-        play = player(mixed, axis, episodes, greedy=not sampled)
-        played = axis.real(play(*axis.place(({"actor": params}, keys))))
+        play = player(mixed, axis, episodes)
+        played = axis.real(play(*axis.place(({"actor": params}, keys, modes(axis, not sampled)))))
         results = {name: np.asarray(values, float)[:, :episodes] for name, values in played.items()}
     for agent, number in zip(first.env.agents, params["source"][0], strict=True):
         seed = trainers[number].config.seed + chosen[number][0]

@@ -22,7 +22,7 @@ from fp3o_jax.runs.directory import (
     read_config,
     takes_object,
 )
-from fp3o_jax.runs.programs import evaluation_keys, player
+from fp3o_jax.runs.programs import evaluation_keys, modes, player
 from fp3o_jax.runs.progress import phase, tell
 from fp3o_jax.seeds import seed_key, seed_keys
 from fp3o_jax.team.trunks import Trunks
@@ -144,9 +144,10 @@ def evaluate_run(
     seeds = [trainer.config.seed + i for i in chosen]
     params = jax.tree.map(lambda x: x[np.array(chosen)], params)
     axis = spread(len(seeds), env_shards=trainer.config.env_shards)
-    play = player(trainer, axis, episodes, greedy=not sampled)
+    play = player(trainer, axis, episodes)
     with phase(console, f"playing {episodes} episodes"):
-        played = axis.real(play(*axis.place((params, evaluation_keys(seed_keys(seeds), 0)))))
+        keys = evaluation_keys(seed_keys(seeds), 0)
+        played = axis.real(play(*axis.place((params, keys, modes(axis, not sampled)))))
         results = {name: np.asarray(values, float)[:, :episodes] for name, values in played.items()}
     rows = [{"seed": seed} | scores(results, i) for i, seed in enumerate(seeds)]
     console.print(score_table("seed", {str(row["seed"]): row for row in rows}, sampled, episodes))

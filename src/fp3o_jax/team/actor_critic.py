@@ -244,6 +244,7 @@ class ActorCritic:
         hidden: Array | None,
         key: Array | None,
         starts: Array | None = None,
+        greedy: Array | None = None,
     ) -> Acted:
         """One action of each agent, in B environments side by side.
 
@@ -253,12 +254,15 @@ class ActorCritic:
             hidden: [n, B, H] states; None if feed-forward.
             key: PRNG key to sample with; None for the most probable actions.
             starts: [B] bool, an episode begins here; None where ``hidden`` is of this episode everywhere.
+            greedy: [] bool, not to sample after all, for a program that can do both.
         """
         obs = of_living(self.standardize_obs(params, seen.obs), seen.alive)
         mask = None if seen.action_mask is None else seen.action_mask[:, None]
         starts = jnp.zeros(obs.shape[1], bool) if starts is None else starts
         distribution, states = self.policy(params, obs[:, None], mask, hidden, starts[None])
         action = distribution.mode() if key is None else distribution.sample(key)
+        if greedy is not None:
+            action = jnp.where(greedy, distribution.mode(), action)
         hidden = None if states is None else states[:, 0]
         return Acted(obs, action[:, 0], distribution.log_prob(action)[:, 0], hidden)
 

@@ -41,11 +41,12 @@ class MixedTeam:
         hidden: tuple[Array | None, ...],
         key: Array | None,
         starts: Array | None = None,
+        greedy: Array | None = None,
     ) -> Acted:
         """One action of each agent, as its own team acts; ``hidden`` is that of each team."""
         # One key for all: of each agent only one team's draw is used.
         acted = [
-            team.act(own, seen, before, key, starts)
+            team.act(own, seen, before, key, starts, greedy)
             for team, own, before in zip(self._teams, params["teams"], hidden, strict=True)
         ]
         source = params["source"]
