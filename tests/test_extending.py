@@ -420,6 +420,8 @@ DRIVER = """
 import contextlib, io, json, sys
 from pathlib import Path
 
+import jax
+
 import fp3o_jax
 from fp3o_jax.cli import main
 
@@ -439,6 +441,9 @@ for block in json.loads(Path("blocks.json").read_text()):
 
 assert "logging to" in printed.getvalue() and "entropy.csv" in printed.getvalue()
 assert (trainer.algorithm, trainer.env.num_agents) == (my_team.BACKWARDS, 3)
+# With a network of their own: all of the training is traced, and none of it compiled.
+params = jax.eval_shape(train, jax.random.key(0))["state"].params
+assert {leaf.shape[-1] for leaf in jax.tree.leaves(params["actor"]["trunk"])} == {32}, params["actor"]
 lines = Path("runs/mine/entropy.csv").read_text().splitlines()
 assert [line.split(",")[:2] for line in lines] == [["1", "0"], ["2", "0"]], lines
 assert Path("policies/mine/policy.safetensors").exists()

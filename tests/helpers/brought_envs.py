@@ -6,6 +6,8 @@ from flax import struct
 from jaxmarl.environments import spaces
 from jaxmarl.environments.multi_agent_env import MultiAgentEnv
 
+from fp3o_jax.envs.matrix import payoff_game
+
 STEPS = 5
 
 
@@ -77,6 +79,11 @@ class Aim(MultiAgentEnv):
 def make(**options):
     """For ``brought_envs:make``."""
     return Toy(**options)
+
+
+def make_game(bonus=0.0):
+    """Four agents of two actions; with another bonus a game of the same sizes."""
+    return payoff_game(lambda key, actions: bonus + actions[0].astype(float), 4, 2)
 
 
 def make_broken():

@@ -2,6 +2,8 @@
 
 import csv
 import dataclasses
+import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -142,6 +144,33 @@ def test_a_team_that_cannot_play_is_refused(feedforward, recurrent, elsewhere, t
     names = {"a": feedforward, "b": recurrent, "c": elsewhere}
     with pytest.raises(ConfigError, match=said):
         evaluate_team([each.format(**names) for each in team], episodes=4, console=QUIET)
+
+
+@pytest.fixture
+def by_factory(feedforward, tmp_path):
+    """Three runs on a factory of the user's, the last with another option of it."""
+    paths = [tmp_path / name for name in ("one", "two", "other")]
+    for path, kwargs in zip(paths, ({}, {}, {"bonus": 2.0}), strict=True):
+        shutil.copytree(feedforward, path)
+        config = json.loads((path / "config.json").read_text())
+        config |= {"env": "brought_envs:make_game", "env_kwargs": kwargs}
+        (path / "config.json").write_text(json.dumps(config))
+    return paths
+
+
+def test_runs_on_a_factory_are_of_one_environment_if_its_options_are(by_factory, capsys):
+    """With --env nothing but sizes and the environment's name was compared: games of another payoff met."""
+    one, two, other = map(str, by_factory)
+    env = ["--env", "brought_envs:make_game", "--episodes", "8"]
+    assert main(["evaluate", "--team", f"{one}:0,1", f"{two}@1:2,3", *env]) == 0
+    assert "mixed" in capsys.readouterr().out
+    for command in (["evaluate", "--team", f"{one}:0,1", f"{other}:2,3"], ["crossplay", one, other]):
+        assert main([*command, *env]) == 2
+        said = " ".join(capsys.readouterr().err.split())
+        assert "not of one environment" in said and "env_kwargs is {} and {'bonus': 2.0}" in said, said
+        # Without, nobody has said that the code may be imported.
+        assert main([*command, "--episodes", "8"]) == 2
+        assert "code that would be imported and called" in " ".join(capsys.readouterr().err.split())
 
 
 def test_one_run_or_a_team(feedforward, capsys):

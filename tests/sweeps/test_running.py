@@ -9,6 +9,7 @@ import jax
 import pytest
 from rich.console import Console
 
+from finite import assert_allclose
 from fp3o_jax import Config, ConfigError, Sweep
 from fp3o_jax.runs import RunOptions, memory, run_training
 from fp3o_jax.runs.programs import Programs
@@ -29,8 +30,9 @@ def measured(path):
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """Two programs; what was printed, and for which runs each program was begun."""
+    """Two programs; what was printed, for which runs each program was begun, and what a callback was told."""
     path, begun, begin = tmp_path_factory.mktemp("sweeps") / "two", [], Programs.begin
+    told = []
 
     def counted(self):
         if "update" not in self._compiled:
@@ -46,15 +48,28 @@ def two(tmp_path_factory):
             num_seeds=2,
             options=OPTIONS,
         )
-        sweep.run(path, console=Console(file=out, width=200))
-    return path, out.getvalue(), begun
+        sweep.run(path, on_update=lambda *args: told.append(args), console=Console(file=out, width=200))
+    return path, out.getvalue(), begun, told
 
 
 def test_the_next_program_is_compiled_while_one_trains(two):
-    _, said, begun = two
+    _, said, begun, _ = two
     assert begun == [("mappo", 4), ("ippo", 4)]
     at = [said.index(text) for text in ("program 0 of 2:", "program 1 is compiled", "program 1 of 2:")]
     assert at == sorted(at)
+
+
+def test_a_callback_is_told_the_run(two):
+    """It was for single runs alone."""
+    path, _, _, told = two
+    assert len(told) == 4 * 2
+    for run, rows in told:
+        assert run.config.algorithm == run.point.changes["algorithm"]
+        (update,) = {row["update"] for row in rows}
+        written = [json.loads(line) for line in (path / "runs" / run.name / "metrics.jsonl").open()]
+        written = [(row["seed"], row["entropy"]) for row in written if row["update"] == update]
+        assert [row["seed"] for row in rows] == [0, 1]
+        assert_allclose([row["entropy"] for row in rows], [entropy for _, entropy in written], rtol=1e-6)
 
 
 def test_what_does_not_fit_trains_in_rounds(two, tmp_path, monkeypatch):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import shutil
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 from rich.console import Console
@@ -25,6 +27,9 @@ from fp3o_jax.sweeps.folder import SweepFolder
 from fp3o_jax.sweeps.plan import PlannedRun, compiled_in, told
 from fp3o_jax.train import Trainer, make_train
 
+#: Called with a run and the rows of one of its updates, one for each seed.
+OnRunUpdate = Callable[[PlannedRun, Sequence[Mapping[str, Any]]], None]
+
 
 class Runner:
     """The programs of a sweep.
@@ -34,6 +39,7 @@ class Runner:
         programs: the runs of each.
         options: what is done around the training.
         console: where progress goes.
+        on_update: called with a run and the rows of each of its updates.
     """
 
     def __init__(
@@ -42,8 +48,10 @@ class Runner:
         programs: Sequence[list[PlannedRun]],
         options: RunOptions,
         console: Console,
+        on_update: OnRunUpdate | None = None,
     ):
         self._folder, self._programs, self._options, self._console = folder, programs, options, console
+        self._on_update = on_update
         # Runs that are compiled ahead.
         self._ahead: tuple[list[PlannedRun], Trainer, Programs] | None = None
 
@@ -111,7 +119,8 @@ class Runner:
                 options = self._options_of(run)
                 directory = RunDirectory(options.run_dir, config, options.to_dict())
                 stack.callback(directory.close)
-                members.append(Member(config, directory, options, run.name))
+                on_update = None if self._on_update is None else functools.partial(self._on_update, run)
+                members.append(Member(config, directory, options, run.name, on_update))
             trained = train_together(
                 trainer,
                 members,

@@ -23,7 +23,7 @@ from fp3o_jax.sweeps.plan import (
     program_key,
 )
 from fp3o_jax.sweeps.results import results, write_results
-from fp3o_jax.sweeps.running import Runner
+from fp3o_jax.sweeps.running import OnRunUpdate, Runner
 from fp3o_jax.train import make_train
 
 if TYPE_CHECKING:
@@ -146,7 +146,12 @@ class Sweep:
         return f"{len(programs)} programs, {sum(sizes)} runs, {beside}; {steps:,} env steps"
 
     def run(
-        self, run_dir: Path | str, *, index: int | None = None, console: Console | None = None
+        self,
+        run_dir: Path | str,
+        *,
+        index: int | None = None,
+        on_update: OnRunUpdate | None = None,
+        console: Console | None = None,
     ) -> list[dict[str, Any]]:
         """Trains what is missing, program after program, and writes ``results.csv``.
 
@@ -156,6 +161,9 @@ class Sweep:
         Args:
             run_dir: the sweep's folder; the same plan goes on there, as does one with more points or seeds.
             index: of one program alone, counted from 0, for jobs on a cluster.
+            on_update: called for each run and update, with the run (its ``name`` and ``config``, and what
+                its ``point.changes``) and the rows that :func:`~fp3o_jax.run_training` would hand over. What
+                it raises is what the program fails of.
             console: where progress goes; by default the terminal.
 
         Returns:
@@ -172,7 +180,7 @@ class Sweep:
         folder = SweepFolder(Path(run_dir))
         if index is not None and not 0 <= index < len(programs):
             raise ConfigError(f"index={index} must be 0 to {len(programs) - 1}: so many programs there are")
-        runner = Runner(folder, programs, self.options, console)
+        runner = Runner(folder, programs, self.options, console, on_update)
         numbers = range(len(programs)) if index is None else [index]
         failed = [number for number in numbers if not runner.run(number, numbers)]
         try:
