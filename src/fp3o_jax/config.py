@@ -40,8 +40,9 @@ class Config:
     """
 
     env: str = "smax/3m"
-    """environment as family/task: smax/<map>, mabrax/<robot>, mamujoco/<robot>_<partition>, mpe/<task>,
-    matrix/<game>; `fp3o list` names them all. Or module:function, one of yours that returns an environment"""
+    """environment as family/task: `smax/<map>`, `mabrax/<robot>`, `mamujoco/<robot>_<partition>`,
+    `mpe/<task>`, `matrix/<game>`; `fp3o list` names them all. Or module:function, one of yours that returns
+    an environment"""
     env_kwargs: Mapping[str, bool | int | float | str] = dataclasses.field(default_factory=dict, hash=False)
     """options handed to the environment, e.g. num_agents 4"""
 

@@ -227,7 +227,8 @@ def _walk_together(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     values = {axis: _values("zip", axis, each) for axis, each in axes.items()}
     lengths = {axis: len(each) for axis, each in values.items()}
     if len(set(lengths.values())) > 1:
-        told_lengths = ", ".join(f"{axis} has {length}" for axis, length in lengths.items())
+        one_of_each = {length: axis for axis, length in lengths.items()}
+        told_lengths = ", ".join(f"{axis[:60]} has {n}" for n, axis in list(one_of_each.items())[:8])
         raise ConfigError(f"zip: axes that walk together have equally many values: {told_lengths}")
     each = [[_changes(axis, value) for value in column] for axis, column in values.items()]
     _refuse_twice(each)
