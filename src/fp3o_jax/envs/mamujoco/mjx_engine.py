@@ -68,9 +68,8 @@ def mjx_engine(task: Task, name: str, effort: str) -> Engine:
     runge_kutta = model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4
 
     def step_once(data: Any, _: None) -> tuple[Any, None]:
-        return (
-            _runge_kutta(task, mjx, device_model, data) if runge_kutta else mjx.step(device_model, data)
-        ), None
+        after = _runge_kutta(task, mjx, device_model, data) if runge_kutta else mjx.step(device_model, data)
+        return _as_kept(after, data), None
 
     def seen(data: Any) -> dict[str, Array]:
         return {f: getattr(data, f, getattr(data._impl, f, None)) for f in ("qpos", "qvel", *robot.derived)}
@@ -124,7 +123,7 @@ def _runge_kutta(task: Task, mjx: Any, device_model: Any, data: Any) -> Any:
     def stage(carry: tuple[Any, Array, Array, Array], weights: tuple[Array, Array]) -> tuple[Any, None]:
         data, change, moved, gained = carry
         onward, share = weights
-        data = mjx.forward(device_model, data)
+        data = _as_kept(mjx.forward(device_model, data), data)
         rate = _rate(task, change, data.qvel)
         moved, gained = moved + share * dt * rate, gained + share * dt * data.qacc
         change = onward * dt * rate
@@ -140,6 +139,11 @@ def _runge_kutta(task: Task, mjx: Any, device_model: Any, data: Any) -> Any:
         qacc_warmstart=data.qacc,
         time=start.time + dt,
     )
+
+
+def _as_kept(data: Any, before: Any) -> Any:
+    """Data of the types of before: where JAX has float64, MJX makes some integers longer than they were."""
+    return jax.tree.map(lambda x, y: jnp.asarray(x, y.dtype), data, before)
 
 
 def _rate(task: Task, change: Array, qvel: Array) -> Array:
