@@ -40,8 +40,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]):
 def forget_programs():
     """Thousands of programs in one process exhaust the memory mappings that the kernel grants it."""
     yield
-    remembered.forget_programs()
-    jax.clear_caches()
+    if remembered.crowded():
+        remembered.forget_programs()
+        jax.clear_caches()
 
 
 @pytest.fixture(autouse=True)

@@ -77,10 +77,15 @@ def test_old_style_keys(trained):
     assert np.isfinite(out["metrics"]["entropy"]).all()
 
 
-def test_in_pieces_is_the_same(trained):
-    train, _, out = trained
-    state = jax.jit(train.init)(jax.random.key(0))
-    update = jax.jit(train.update)
+@pytest.fixture(scope="module")
+def pieces(trained):
+    """``init`` and ``update``, compiled one by one."""
+    return jax.jit(trained[0].init), jax.jit(trained[0].update, donate_argnums=0)
+
+
+def test_in_pieces_is_the_same(trained, pieces):
+    (_, _, out), (init, update) = trained, pieces
+    state = init(jax.random.key(0))
     for i in range(3):
         state, metrics = update(state)
         assert_allclose(metrics["entropy"], out["metrics"]["entropy"][i], rtol=1e-5)
@@ -92,17 +97,16 @@ def test_in_pieces_is_the_same(trained):
 
 
 def test_one_compilation_per_program(trained):
-    train, _, _ = trained
-    run = jax.jit(lambda key: train(key)["metrics"]["entropy"])
+    _, run, _ = trained
+    run.clear_cache()
     for seed in range(3):
         run(jax.random.key(seed))
     assert run._cache_size() == 1
 
 
-def test_piece_by_piece_compiles_once():
-    train = make_train(TINY)
-    update = jax.jit(train.update, donate_argnums=0)
-    state = jax.jit(train.init)(jax.random.key(0))
+def test_piece_by_piece_compiles_once(pieces):
+    init, update = pieces
+    state = init(jax.random.key(1))
     for _ in range(3):
         state, _ = update(state)
     assert update._cache_size() == 1
@@ -151,6 +155,18 @@ def test_unknown_hyperparameter_is_refused(trained):
         trained[0](jax.random.key(0), {"clip_epsilon": 0.1})
 
 
+_states = {}
+
+
+def first_state(train):
+    """Before the first update; of trainers whose states are alike, that of the first."""
+    shapes = jax.eval_shape(train.init, jax.random.key(0))
+    key = str((jax.tree.structure(shapes), jax.tree.leaves(shapes)))
+    if key not in _states:
+        _states[key] = jax.jit(train.init)(jax.random.key(0))
+    return _states[key]
+
+
 @pytest.mark.parametrize("recurrent", [False, True])
 @pytest.mark.parametrize("sharing", ["full", "partial", "none", "by_type"])
 @pytest.mark.parametrize("algorithm", get_args(config.AlgorithmName))
@@ -159,12 +175,12 @@ def test_every_algorithm_under_every_sharing(algorithm, sharing, recurrent):
     train = make_train({**settings, "recurrent": recurrent})
 
     @jax.jit
-    def two_updates(key):
-        first = train.init(key)
-        state, metrics = jax.lax.scan(lambda state, _: train.update(state), first, length=2)
-        return first.params, state.params, metrics
+    def two_updates(state):
+        return jax.lax.scan(lambda state, _: train.update(state), state, length=2)
 
-    before, after, metrics = jax.device_get(two_updates(jax.random.key(0)))
+    before = first_state(train)
+    state, metrics = two_updates(before)
+    before, after, metrics = jax.device_get((before.params, state.params, metrics))
     for leaf in jax.tree.leaves((after, metrics)):
         assert np.isfinite(leaf).all()
     for part in ("actor", "critic"):
@@ -368,7 +384,8 @@ def test_matmul_precision_covers_every_product():
 
 def test_matmul_precision_is_one_on_a_cpu(precise):
     def two(train):
-        return jax.jit(lambda key: train.update(train.update(train.init(key))[0]))(jax.random.key(0))
+        update = jax.jit(train.update)
+        return update(update(jax.jit(train.init)(jax.random.key(0)))[0])
 
     (state, metrics), (other, others) = two(precise), two(make_train({**TINY, "recurrent": True}))
     jax.tree.map(assert_array_equal, state.params, other.params)

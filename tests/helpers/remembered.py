@@ -10,6 +10,7 @@ import functools
 import json
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -45,6 +46,12 @@ def remember_programs() -> None:
     Programs.__init__ = init
 
 
+def crowded() -> bool:
+    """Whether programs have taken a third of the memory mappings that Linux grants a process."""
+    maps = Path("/proc/self/maps")
+    return not maps.exists() or maps.read_bytes().count(b"\n") > 20_000
+
+
 def forget_programs() -> None:
     """They are freed."""
     _known.clear()
@@ -53,16 +60,17 @@ def forget_programs() -> None:
 def _settings(programs: Programs) -> Any:
     """Everything that is traced into programs, as far as settings say; None if objects say it."""
     trainer, axis = programs._trainer, programs.axis
-    if type(programs) is not Programs or trainer.made_of is None or trainer.made_of[1:] != (None, None):
+    made_of = getattr(trainer, "made_of", None)
+    if type(programs) is not Programs or made_of is None or made_of[1:] != (None, None):
         return None
-    settings = trainer.made_of[0].to_dict() | {"seed": 0}
+    settings = trainer.config.to_dict() | {"seed": 0}
     if ":" in settings["env"] or callable(trainer.config.selection):
         return None
     try:
         told = json.dumps(settings)
     except TypeError:
         return None
-    of_jax = [getattr(jax.config, name) for name in sorted(jax.config.values)]
+    of_jax = sorted(jax.config.values.items(), key=lambda item: item[0])
     shapes = [(leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(programs._start)]
     return told, repr((programs._episodes, axis, shapes, of_jax))
 
