@@ -37,8 +37,8 @@ def agents_section(question: str, group: Sequence[Measured], figure: Path) -> li
     rows = [row(m) for m in sorted(done, key=lambda m: (m.cell.env, m.cell.num_agents, m.cell.sharing))]
     lines += [*table(rows, HEAD), ""]
     lines += [
-        f"{len(done[0].final)} seeds; means over all updates. Where log W is normal, of so many samples weighed by W "
-        "as good as a share of exp(-std²) remains. Memory is XLA's count for all seeds together."
+        f"{len(done[0].final)} seeds; means over all updates. Where log W is normal, samples weighed by W are as "
+        "good as a share of exp(-std²) of them. Memory is XLA's count for all seeds together."
     ]
     return [*lines, *(["", f"Missing: {'; '.join(missing)}."] if missing else []), ""]
 
@@ -75,11 +75,11 @@ def grown(done: Sequence[Measured]) -> list[str]:
         small, large = (pick(mine, key=lambda m: m.cell.num_agents) for pick in (min, max))
         held = np.nanmean(large.curve("condition_held"))
         each = milliseconds(large) / large.cell.num_agents / (milliseconds(small) / small.cell.num_agents)
+        stds = f"from {number(spread(small))} to {number(spread(large))}"
         said.append(
-            f"On {env}, sharing {sharing}, from {small.cell.num_agents} to {large.cell.num_agents} agents the std "
-            f"of {first}'s log W went from {number(spread(small))} to {number(spread(large))}, the time of an "
-            f"agent's update to {each:.2f} of what it was, and the condition then held in {100 * held:.0f}% of "
-            "updates."
+            f"On {env}, sharing {sharing}, from {small.cell.num_agents} to {large.cell.num_agents} agents the "
+            f"std of {first}'s log W went {stds}, the time of an agent's update to {each:.2f} of what it was, "
+            f"and the condition then held in {100 * held:.0f}% of updates."
         )
     return said
 
@@ -103,9 +103,8 @@ def draw_teams(done: Sequence[Measured], file: Path) -> None:
         for line, (name, of) in enumerate(told):
             axes = panels[line, column]
             for method, sharing in dict.fromkeys((m.cell.method, m.cell.sharing) for m in done):
-                mine = [
-                    m for m in done if (m.cell.env, m.cell.method, m.cell.sharing) == (env, method, sharing)
-                ]
+                what = (env, method, sharing)
+                mine = [m for m in done if (m.cell.env, m.cell.method, m.cell.sharing) == what]
                 mine = [m for m in mine if line or spread(m) > 0]
                 if not mine:
                     continue
