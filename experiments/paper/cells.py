@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 from fp3o_jax.config import Config, ConfigError, unknown
 
 PROTOCOL = Path(__file__).with_name("protocol.toml")
+#: The same of teams of growing size.
+AGENTS = PROTOCOL.with_name("many_agents.toml")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,8 @@ from typing import NamedTuple
 import numpy as np
 import tyro
 
-from cells import PROTOCOL, read_blocks
+from agents import agents_section
+from cells import AGENTS, PROTOCOL, read_blocks
 from fp3o_jax.runs.drawing import COLORS, INTERVAL, MARKERS
 from fp3o_jax.runs.statistics import probability_of_improvement, stratified_bootstrap
 from measured import Measured, judged, of_seeds, save, steps_text, table, text
@@ -38,6 +39,8 @@ class Options:
     """folder of the results"""
     protocol: Path = PROTOCOL
     """the cells"""
+    agents: Path = AGENTS
+    """the cells of large teams"""
     page: Path = PAGE
     """the page; its figures go to the folder `figures` beside it"""
 
@@ -133,11 +136,13 @@ class Everything(NamedTuple):
     Attributes:
         tables: cells by environment, those of the small budgets where any is finished.
         questions: the cells of each, of both budgets.
+        agents: those about large teams.
         others: names of results that belong to no cell.
     """
 
     tables: dict[str, list[Measured]]
     questions: dict[str, list[Measured]]
+    agents: dict[str, list[Measured]]
     others: list[str]
 
 
@@ -156,9 +161,13 @@ def read_everything(options: Options) -> Everything:
                 continue
             for m in all_of_it:
                 tables.setdefault(m.cell.env + ", small" * small, {}).setdefault(m.cell.name, m)
+    agents: dict[str, list[Measured]] = {}
+    for question, cells in read_blocks(options.agents):
+        known |= {cell.name for cell in cells}
+        agents.setdefault(question, []).extend(Measured(cell, results.get(cell.name)) for cell in cells)
     groups = {env: list(group.values()) for env, group in tables.items()}
     done = {env: g for env, g in groups.items() if any(m.result for m in g) or not g[0].cell.small}
-    return Everything(done, questions, sorted(set(results) - known))
+    return Everything(done, questions, agents, sorted(set(results) - known))
 
 
 def section(env: str, group: Sequence[Measured], figure: Path, here: str) -> list[str]:
@@ -181,7 +190,7 @@ def section(env: str, group: Sequence[Measured], figure: Path, here: str) -> lis
 
 def generate(options: Options) -> str:
     """What stands between the markers; draws the figures."""
-    groups, questions, others = read_everything(options)
+    groups, questions, agents, others = read_everything(options)
     here = source()
     together = [*groups.values(), *questions.values()]
     # Of the small budgets those that are finished count.
@@ -212,6 +221,9 @@ def generate(options: Options) -> str:
     for number, (question, group) in enumerate(questions.items(), 1):
         figure = options.page.parent / "figures" / f"results-question-{number}.png"
         lines += question_section(question, group, figure)
+    for question, group in agents.items():
+        figure = options.page.parent / "figures" / "results-agents.png"
+        lines += agents_section(question, group, figure)
     if finished:
         lines += signs_section(finished)
     return "\n".join(lines)

@@ -55,6 +55,8 @@ class Options:
     """the cells"""
     ahead: int | None = None
     """cells to compile ahead; by default 1 on a CPU, else what the machine's cores bear"""
+    alone: bool = False
+    """compile nothing while a cell trains: its time is then its own, also where cores are few"""
     bundle: Path | None = None
     """append each finished cell to this file as well, as one line"""
     merge: Path | None = None
@@ -168,7 +170,8 @@ class Fill:
                     self._give_back()
                 if not self.running:
                     self._begin()
-                if not over and len(self.waiting) < self.ahead and self._prepare():
+                more = len(self.waiting) < self.ahead and not (self.options.alone and self.running)
+                if not over and more and self._prepare():
                     continue
                 if not (self.running or self.waiting):
                     break

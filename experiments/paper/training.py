@@ -110,7 +110,8 @@ def prepare(cell: Cell, compile_: Compiler) -> Prepared:
     start = time.monotonic()
     config = cell.config
     env = environment(config.env, tuple(sorted(config.env_kwargs.items())))
-    trainer, seeds = make_train(config, env), config.num_seeds
+    # Its options are in the environment, which is made already.
+    trainer, seeds = make_train(config.replace(env_kwargs={}), env), config.num_seeds
     keys = jnp.stack([jax.random.key(config.seed + i) for i in range(seeds)])
     init = jax.jit(over_seeds(trainer.init, seeds))
     step = over_seeds(keep_last_good(trainer.update), seeds)
