@@ -170,7 +170,7 @@ def of_training(settings: str, seeds: int) -> Chain:
 def of_config(config: Config, seeds: int = 1) -> Chain:
     """The phases of an iteration of a config, each from the state in which a run begins."""
     env = environment(config.env, tuple(sorted(config.env_kwargs.items())))
-    trainer = make_train(config, env)
+    trainer = make_train(config.replace(env_kwargs={}), env)
     play = random_actions(env, config.num_envs, config.rollout_length)
 
     def learn(state: Any, targets: Any) -> Any:

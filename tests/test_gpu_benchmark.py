@@ -11,7 +11,7 @@ import gpu_measures
 import gpu_profile
 from fp3o_jax import Config
 from gpu_cells import PHASES, Cell, Program, cells
-from gpu_programs import KINDS
+from gpu_programs import KINDS, of_config
 from gpu_report import BEGIN, END, Lines, Origin, include, markdown
 
 TINY = {"env": "matrix/climbing", "num_envs": 2, "rollout_length": 2, "hidden_size": 4, "epochs": 1}
@@ -144,7 +144,9 @@ def test_the_table_can_be_traced(small):
         for program in cell.programs:
             assert program.kind in (*PHASES, *KINDS)
             if program.kind in PHASES:
-                Config(**program.settings)
+                config = Config(**program.settings)
+                if config.env_kwargs:
+                    of_config(config)  # which makes the environment itself
     seeds = {program.seeds for cell in table for program in cell.programs}
     assert seeds == ({1, 2} if small else {1, 8, 64, 512})
 
