@@ -379,10 +379,7 @@ settings = { total_env_steps = 256 }
     options = run.Options(protocol=teams, store=tmp_path / "results", alone=True)
     assert run.main(options) == 0
     cells = read_protocol(teams)
-    assert [(cell.num_agents, cell.name[:13]) for cell in cells] == [
-        (2, "matrix-xor-2."),
-        (4, "matrix-xor-4."),
-    ]
+    assert [cell.name[:13] for cell in cells] == ["matrix-xor-2.", "matrix-xor-4."]
     results = Store(tmp_path / "results").results()
     small, large = (np.array(results[cell.name]["curves"]["log_weight_std"]) for cell in cells)
     assert np.isfinite(small).all() and (small > 0).all() and large.mean() > small.mean()

@@ -37,8 +37,8 @@ def agents_section(question: str, group: Sequence[Measured], figure: Path) -> li
     rows = [row(m) for m in sorted(done, key=lambda m: (m.cell.env, m.cell.num_agents, m.cell.sharing))]
     lines += [*table(rows, HEAD), ""]
     lines += [
-        f"{len(done[0].final)} seeds; means over all updates. Where log W is normal, samples weighed by W are "
-        "as good as a share of exp(-std²) of them. Memory is XLA's count for all seeds together."
+        f"{len(done[0].final)} seeds; means over all updates. Where log W is normal, samples weighed by W "
+        "are as good as a share of exp(-std²) of them. Memory is XLA's count for all seeds together."
     ]
     return [*lines, *(["", f"Missing: {'; '.join(missing)}."] if missing else []), ""]
 
