@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import pytest
 
+import agents
 import report
 import run
 import training
@@ -358,6 +359,38 @@ def test_a_cell_is_plain_training(fill, protocol, tmp_path):
         np.isfinite(result["final"]["episode_return"]).all() and len(result["final"]["episode_return"]) == 2
     )
     assert result["stopped"] == {} and result["settings"] == cell.settings
+
+
+def test_teams_of_any_size(protocol, tmp_path):
+    """A cell of each size is really run, and the page tells what grew."""
+    teams = protocol.with_name("teams.toml")
+    teams.write_text(
+        TINY.split("[[cells]]")[0]
+        + """
+[[cells]]
+question = "What do many agents do?"
+envs = ["matrix/xor"]
+teams = [{ num_agents = 2 }, { num_agents = 4 }]
+methods = ["fp3o"]
+sharings = ["none"]
+settings = { total_env_steps = 256 }
+"""
+    )
+    options = run.Options(protocol=teams, store=tmp_path / "results", alone=True)
+    assert run.main(options) == 0
+    cells = read_protocol(teams)
+    assert [cell.name[:13] for cell in cells] == ["matrix-xor-2.", "matrix-xor-4."]
+    results = Store(tmp_path / "results").results()
+    small, large = (np.array(results[cell.name]["curves"]["log_weight_std"]) for cell in cells)
+    assert np.isfinite(small).all() and (small > 0).all() and large.mean() > small.mean()
+    page = tmp_path / "results.md"
+    page.write_text(f"{report.BEGIN}\n{report.END}\n")
+    report.main(report.Options(tmp_path / "results", protocol, teams, page))
+    said = page.read_text().split("### What do many agents do?")[1]
+    stds = " to ".join(agents.number(float(curve.mean())) for curve in (small, large))
+    assert f"sharing none, from 2 to 4 agents the std of fp3o's log W went from {stds}" in said
+    assert "| matrix/xor, n = 4 | none | fp3o | 4 |" in said and "other settings now" not in page.read_text()
+    assert (tmp_path / "figures" / "results-agents.png").stat().st_size > 5000
 
 
 # --- the page ---

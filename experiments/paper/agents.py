@@ -37,8 +37,8 @@ def agents_section(question: str, group: Sequence[Measured], figure: Path) -> li
     rows = [row(m) for m in sorted(done, key=lambda m: (m.cell.env, m.cell.num_agents, m.cell.sharing))]
     lines += [*table(rows, HEAD), ""]
     lines += [
-        f"{len(done[0].final)} seeds; means over all updates. Where log W is normal, samples weighed by W are as "
-        "good as a share of exp(-std²) of them. Memory is XLA's count for all seeds together."
+        f"{len(done[0].final)} seeds; means over all updates. Where log W is normal, samples weighed by W "
+        "are as good as a share of exp(-std²) of them. Memory is XLA's count for all seeds together."
     ]
     return [*lines, *(["", f"Missing: {'; '.join(missing)}."] if missing else []), ""]
 
@@ -77,9 +77,9 @@ def grown(done: Sequence[Measured]) -> list[str]:
         each = milliseconds(large) / large.cell.num_agents / (milliseconds(small) / small.cell.num_agents)
         stds = f"from {number(spread(small))} to {number(spread(large))}"
         said.append(
-            f"On {env}, sharing {sharing}, from {small.cell.num_agents} to {large.cell.num_agents} agents the "
-            f"std of {first}'s log W went {stds}, the time of an agent's update to {each:.2f} of what it was, "
-            f"and the condition then held in {100 * held:.0f}% of updates."
+            f"On {env}, sharing {sharing}, from {small.cell.num_agents} to {large.cell.num_agents} agents "
+            f"the std of {first}'s log W went {stds}, the time of an agent's update to {each:.2f} of what it "
+            f"was, and the condition then held in {100 * held:.0f}% of updates."
         )
     return said
 

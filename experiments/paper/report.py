@@ -25,6 +25,7 @@ from questions import question_section, signs_section
 from store import RESULTS, Store, source
 
 PAGE = Path(__file__).parents[2] / "docs" / "results.md"
+PERFORMANCE = PAGE.with_name("performance.md")
 BEGIN, END = "<!-- report.py: begin -->", "<!-- report.py: end -->"
 #: Win rates, the env steps to which are told.
 LEVELS = (0.5, 0.9)
@@ -224,9 +225,26 @@ def generate(options: Options) -> str:
     for question, group in agents.items():
         figure = options.page.parent / "figures" / "results-agents.png"
         lines += agents_section(question, group, figure)
+    lines += overhead_section()
     if finished:
         lines += signs_section(finished)
     return "\n".join(lines)
+
+
+def overhead_section(page: Path = PERFORMANCE) -> list[str]:
+    """What an update costs: the table of `docs/performance.md`, measured by `benchmarks/pipelines.py`."""
+    told = page.read_text(encoding="utf-8").split("\n## The pipelines\n")[1].split("\n## ")[0]
+    rows = [line for line in told.splitlines() if line.startswith("|")]
+    highest = max(float(row.split("|")[3].split()[0]) for row in rows[2:])
+    return [
+        *("### What do the pipelines cost beside MAPPO and HAPPO?", ""),
+        f"At equal epochs of each step an update of FP3O takes at most {highest} times as long as MAPPO's, "
+        "whose one step it takes twice; per agent none of the three grows with the team. From "
+        f"[performance](performance.md#the-pipelines), by `{told.split('`')[1]}` on the machine that the "
+        "page calls the Xeon, two cores:",
+        *("", *rows, ""),
+        *("![Time of an update per agent](pipelines.png)", ""),
+    ]
 
 
 def main(options: Options) -> None:
