@@ -43,8 +43,8 @@ def of_family(record: str) -> tuple[str, ...]:
 MISTAKES = {
     "the dependent step takes another pipeline's weights": Mistake(
         "method/update.py",
-        "log_weight = joint_log_ratio(weights, log_rho)",
-        "log_weight = joint_log_ratio(weights[::-1], log_rho)",
+        "log_weight = joint_log_ratio(weights, log_rho, ",
+        "log_weight = joint_log_ratio(weights[::-1], log_rho, ",
     ),
     "ratios relative to the intermediate policies": Mistake(
         "method/update.py",

@@ -313,7 +313,9 @@ def test_ctrl_c_is_one_line(monkeypatch, capsys, tmp_path):
 
 def test_a_process_that_is_interrupted_while_it_compiles(tmp_path):
     """Without waiting for XLA: it ends at once, and the next start goes on."""
-    code = "import sys; from fp3o_jax.__main__ import run; sys.exit(run())"
+    # Commands that a shell starts in the background ignore it, and so do these tests, and what they start.
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{heed}; import sys; from fp3o_jax.__main__ import run; sys.exit(run())"
     args = ["train", "smax-3m", "--run-dir", str(tmp_path / "run")]
     process = subprocess.Popen(
         [sys.executable, "-c", code, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

@@ -430,7 +430,7 @@ def test_metrics_go_wherever_they_are_wanted(whole, tmp_path, monkeypatch):
     train(path, options=options)
     assert result(path) == result(whole)
     run_id = json.loads((path / "run.json").read_text())["run_id"]
-    ids = {p.name.split("-", 3)[3] for p in (path / "wandb").glob("offline-run-*")}
+    ids = {p.stem.removeprefix("run-") for p in (path / "wandb").glob("offline-run-*/run-*.wandb")}
     assert ids == {f"{run_id}-seed0", f"{run_id}-seed1"}
     assert len(list((path / "tensorboard").glob("*/events*"))) >= 2
     ((method, seeds),) = json.loads((path / "marl_eval.json").read_text())["matrix"]["climbing"].items()

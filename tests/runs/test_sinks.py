@@ -71,10 +71,11 @@ def client(monkeypatch):
     """A W&B client that has a key and, before and after the test, no memory."""
     import wandb
 
+    # First, since it takes the address of its service out of the environment, where it would be put back.
+    wandb.teardown()
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("WANDB_API_KEY", SECRET)
-    wandb.teardown()
     yield
     wandb.teardown()
 

@@ -14,7 +14,7 @@ from jax import Array
 
 from fp3o_jax.envs.base import Observation, of_living
 from fp3o_jax.kernels.dense import as_features
-from fp3o_jax.team.distributions import Distribution
+from fp3o_jax.team.distributions import Distribution, choose
 from fp3o_jax.team.inputs import (
     Statistics,
     measure,
@@ -260,9 +260,7 @@ class ActorCritic:
         mask = None if seen.action_mask is None else seen.action_mask[:, None]
         starts = jnp.zeros(obs.shape[1], bool) if starts is None else starts
         distribution, states = self.policy(params, obs[:, None], mask, hidden, starts[None])
-        action = distribution.mode() if key is None else distribution.sample(key)
-        if greedy is not None:
-            action = jnp.where(greedy, distribution.mode(), action)
+        action = choose(distribution, key, greedy)
         hidden = None if states is None else states[:, 0]
         return Acted(obs, action[:, 0], distribution.log_prob(action)[:, 0], hidden)
 
@@ -382,14 +380,8 @@ class ActorCritic:
             hidden,
             starts,
             *head_inputs,
-            in_axes=(
-                None if one_view else 0,
-                None if len(mask) == 1 else 0,
-                0,
-                0,
-                None,
-                *[0] * len(head_inputs),
-            ),
+            in_axes=(None if one_view else 0, None if len(mask) == 1 else 0, 0, 0, None)
+            + (0,) * len(head_inputs),
             rows=rows,
         )
 

@@ -65,3 +65,11 @@ class DiagonalGaussian(NamedTuple):
     def entropy(self) -> Array:
         per_dimension = 0.5 + 0.5 * np.log(2 * np.pi) + jnp.log(self.std)
         return (per_dimension * self.mask).sum(-1)
+
+
+def choose(distribution: Distribution, key: Array | None, greedy: Array | None = None) -> Array:
+    """Actions: the most probable ones if ``key`` is None, or where ``greedy`` says so, else samples."""
+    if key is None:
+        return distribution.mode()
+    sampled = distribution.sample(key)
+    return sampled if greedy is None else jnp.where(greedy, distribution.mode(), sampled)
