@@ -108,8 +108,8 @@ class Config:
     weight_clip_eps: float = 0.1
     """coppo, a2po: clip range of the other agents' joint ratio; below 1"""
     weight_bound: float | None = None
-    """fp3o, happo: bound on |log W|, W the joint ratio of the other agents, which spreads as teams grow; by
-    default none"""
+    """bound on |log W|, W the joint ratio of the other agents, which spreads as teams grow; by default none.
+    mappo, ippo: without effect, since W is 1"""
     entropy_coef: float = 0.01
     """weight of the policy entropy in the objective"""
     value_coef: float = 1.0
