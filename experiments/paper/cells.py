@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 from fp3o_jax.config import Config, ConfigError, unknown
 
 PROTOCOL = Path(__file__).with_name("protocol.toml")
+#: The same at sizes for two CPU cores.
+SMALL = PROTOCOL.with_name("two_cores.toml")
 #: The same of teams of growing size.
 AGENTS = PROTOCOL.with_name("many_agents.toml")
 
@@ -51,7 +53,7 @@ class Cell:
 
     Attributes:
         env, method, sharing: what is compared.
-        small: of the small budget.
+        small: of a protocol that says so: made for two CPU cores.
         settings: the fields of ``Config`` that the protocol sets.
         evaluation: how it is judged.
     """
@@ -118,26 +120,27 @@ class Block(NamedTuple):
     cells: list[Cell]
 
 
-def read_protocol(path: Path = PROTOCOL, small: bool = False, only: str = "*") -> list[Cell]:
+def read_protocol(path: Path = PROTOCOL, only: str = "*") -> list[Cell]:
     """The cells of a protocol, the most important first, each once.
 
     Args:
         path: a TOML file; ``protocol.toml`` explains its entries.
-        small: with the small budgets.
         only: cells whose name matches this pattern, or has it in it.
 
     Raises:
         ConfigError: something in the protocol cannot be used.
     """
-    cells = {cell.name: cell for block in read_blocks(path, small) for cell in block.cells}
+    cells = {cell.name: cell for block in read_blocks(path) for cell in block.cells}
     return [cell for name, cell in cells.items() if fnmatch.fnmatch(name, only) or only in name]
 
 
-def read_blocks(path: Path = PROTOCOL, small: bool = False) -> list[Block]:
+def read_blocks(path: Path = PROTOCOL) -> list[Block]:
     """The same, in the blocks that the protocol has; a cell may stand in several."""
-    protocol = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    protocol = _read(path)
     evaluation = Evaluation(**protocol["evaluation"])
     variants = protocol.get("methods", {})
+    if isinstance(variants, str):  # those of the protocol of that name beside it
+        variants = _read(Path(path).with_name(variants))["methods"]
     blocks = []
     for block in protocol["cells"]:
         blocks.append(Block(block.get("question"), []))
@@ -149,13 +152,15 @@ def read_blocks(path: Path = PROTOCOL, small: bool = False) -> list[Block]:
                 raise unknown("settings", family, protocol["settings"])
             settings = protocol["settings"][family] | block.get("settings", {})
             settings |= {"env_kwargs": team} if team else {}
-            if small:
-                settings |= protocol.get("small", {}).get(family, {})
             variant = dict(variants.get(method, {}))
             factor = variant.pop("epochs_factor", 1)
             settings |= {"algorithm": method} | variant
             settings["epochs"] = factor * settings.get("epochs", Config.epochs)
-            cell = Cell(env, method, sharing, small, settings, evaluation)
+            cell = Cell(env, method, sharing, protocol.get("small", False), settings, evaluation)
             _ = cell.config  # raises
             blocks[-1].cells.append(cell)
     return blocks
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return tomllib.loads(Path(path).read_text(encoding="utf-8"))

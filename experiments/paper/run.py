@@ -1,7 +1,7 @@
 """Fills the table: runs the most important missing cells of the protocol, as many as fit the time.
 
     python experiments/paper/run.py --minutes 9
-    python experiments/paper/run.py --minutes 60 --small --only 'mpe-*'
+    python experiments/paper/run.py --minutes 60 --protocol experiments/paper/two_cores.toml
     python experiments/paper/run.py --list
     python experiments/paper/run.py --merge cells.jsonl
 
@@ -49,10 +49,8 @@ class Options:
     """folder of the results"""
     only: str = "*"
     """cells whose name matches this pattern, or has it in it"""
-    small: bool = False
-    """the small budgets, for two CPU cores"""
     protocol: Path = PROTOCOL
-    """the cells"""
+    """the cells; two_cores.toml and many_agents.toml beside it are for two CPU cores"""
     ahead: int | None = None
     """cells to compile ahead; by default 1 on a CPU, else what the machine's cores bear"""
     alone: bool = False
@@ -336,7 +334,7 @@ def main(options: Options) -> int:
     if options.merge:
         print("\n".join(store.merge(options.merge)) or "nothing new")
         return 0
-    cells = read_protocol(options.protocol, options.small, options.only)
+    cells = read_protocol(options.protocol, options.only)
     if not cells:
         raise ConfigError(f"only={options.only!r} matches no cell of {options.protocol}: --list names them")
     if options.list:

@@ -184,9 +184,10 @@ class Config:
     """a2po: how far the ratios of the agents before cut the traces of advantages: each at 1, lambda counted
     once (paper) or twice (gae_trace, its authors' code), or their running product at 1 (speedup, the same
     code for large robots)"""
-    recorded_ratios: Literal["behaviour", "stage"] = "behaviour"
+    recorded_ratios: Literal["behaviour", "stage", "live"] = "behaviour"
     """happo, a2po, fp3o: ratios that weigh on other agents are those to the policies that acted, or to those
-    just before the agent's stage, recurrent states carried through the whole rollout (stage, HARL's code)"""
+    just before the agent's stage, recurrent states carried through the whole rollout (stage, HARL's code);
+    live, fp3o alone: those of the moment, taken anew at each gradient step"""
 
     seed: int = 0
     """seed of the first run, below 2**64; with several seeds, run i has seed + i"""
@@ -214,7 +215,7 @@ class Config:
             ("agent_order", get_args(AgentOrderName)),
             ("trace", get_args(TraceName)),
             ("matmul_precision", get_args(PrecisionName)),
-            ("recorded_ratios", ("behaviour", "stage")),
+            ("recorded_ratios", ("behaviour", "stage", "live")),
             *OWN.items(),
         ):
             value = getattr(self, name)
@@ -288,8 +289,8 @@ class Config:
                 f"chunk_length={self.chunk_length} must divide rollout_length={self.rollout_length} "
                 f"when recurrent=True: {nearest_divisors(self.rollout_length, self.chunk_length)} would"
             )
+        what = "chunks" if self.recurrent else "samples"
         if self.num_sequences % self.num_minibatches:
-            what = "chunks" if self.recurrent else "samples"
             near = nearest_divisors(self.num_sequences, self.num_minibatches)
             raise ConfigError(
                 f"num_minibatches={self.num_minibatches} must divide the {self.num_sequences} {what} of a "
@@ -303,7 +304,6 @@ class Config:
             )
         per_shard = self.num_sequences // self.env_shards
         if per_shard % self.num_minibatches:
-            what = "chunks" if self.recurrent else "samples"
             raise ConfigError(
                 f"num_minibatches={self.num_minibatches} must divide the {per_shard} {what} of each of "
                 f"env_shards={self.env_shards}: {nearest_divisors(per_shard, self.num_minibatches)} would"
@@ -321,6 +321,8 @@ class Config:
             raise ConfigError(
                 f"critic_groups is read with critic_sharing='groups' only, not {self.critic_sharing!r}"
             )
+        if self.recorded_ratios == "live" and self.algorithm != "fp3o":
+            raise ConfigError(f"recorded_ratios='live' is for algorithm='fp3o', not {self.algorithm!r}")
         if isinstance(self.advantage_split, tuple):
             split = self.advantage_split
             if any(not _is_real(w) or w < 0 for w in split) or abs(sum(split) - 1) > 1e-6:

@@ -313,7 +313,8 @@ def make_train(config: Config | Mapping[str, Any], env: Any = None, trunk: Trunk
         normalization=config.advantage_normalization,
         critics_once={None: None, "once": True, "stages": False}[config.critic_fit],
         # By default that of the algorithm, which is the same for all of the package's own.
-        ratios=None if config.recorded_ratios == "behaviour" else config.recorded_ratios,
+        ratios="stage" if config.recorded_ratios == "stage" else None,
+        live=True if config.recorded_ratios == "live" else None,
         weight_bound=config.weight_bound,
     )
     if algorithm.critics_see_state and environment.state_size == 0:
