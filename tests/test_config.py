@@ -52,6 +52,10 @@ from fp3o_jax.team.modules import ACTIVATIONS
         ({"agent_order": "greedy"}, ["agent_order='greedy'", "semi_greedy"]),
         ({"trace": "speed"}, ["trace='speed'", "speedup"]),
         ({"recorded_ratios": "stages"}, ["recorded_ratios='stages'", "'stage'"]),
+        (
+            {"algorithm": "happo", "recorded_ratios": "live"},
+            ["recorded_ratios='live'", "'fp3o'", "not 'happo'"],
+        ),
         ({"advantage_split": (0.5, 0.6)}, ["advantage_split", "sum to 1"]),
         ({"hidden_sizes": ()}, ["hidden_sizes=()", "one layer or more"]),
         ({"hidden_sizes": (8, 0)}, ["hidden_sizes=(8, 0)", "at least 1"]),

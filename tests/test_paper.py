@@ -19,7 +19,7 @@ import agents
 import report
 import run
 import training
-from cells import PROTOCOL, read_protocol
+from cells import PROTOCOL, SMALL, read_blocks, read_protocol
 from finite import assert_allclose
 from fp3o_jax import Config, ConfigError, make_train
 from fp3o_jax.runs.statistics import Estimate
@@ -42,9 +42,6 @@ rollout_length = 16
 epochs = 1
 hidden_size = 8
 
-[small.matrix]
-total_env_steps = 256
-
 [methods.mappo-2x]
 algorithm = "mappo"
 epochs_factor = 2
@@ -60,6 +57,15 @@ sharings = ["full", "none"]
 def protocol(tmp_path):
     path = tmp_path / "protocol.toml"
     path.write_text(TINY)
+    return path
+
+
+@pytest.fixture
+def small(protocol):
+    """The same at half the size, with the first one's methods."""
+    text = TINY.split("[methods")[0].replace("= 512", "= 256") + "[[cells]]" + TINY.split("[[cells]]")[1]
+    path = protocol.with_name("small.toml")
+    path.write_text(f'small = true\nmethods = "{protocol.name}"\n{text}')
     return path
 
 
@@ -106,9 +112,18 @@ def result_of(cell, seed=0, **changes):
 
 
 def test_the_protocol_can_be_read():
-    full, small = read_protocol(PROTOCOL), read_protocol(PROTOCOL, small=True)
+    full, small = read_protocol(PROTOCOL), read_protocol(SMALL)
     names = [cell.name for cell in full + small]
-    assert len(set(names)) == len(names) and len(full) == len(small)
+    assert len(set(names)) == len(names)
+    assert [cell.small for cell in full + small] == [False] * len(full) + [True] * len(small)
+    # A question has the same words in both, and the small one leaves out no method of it on an environment.
+    asked, here = (
+        {block.question: {(c.env, c.method, c.sharing) for c in block.cells} for block in blocks[1:]}
+        for blocks in map(read_blocks, (PROTOCOL, SMALL))
+    )
+    for question, cells in here.items():
+        envs = {env for env, *_ in cells}
+        assert cells == {cell for cell in asked[question] if cell[0] in envs}, question
     # What is done first is a comparison under one sharing, and then under all, on the first map.
     first = [(cell.env, cell.sharing, cell.method) for cell in full[:9]]
     sharings = ("full", "partial", "none")
@@ -136,7 +151,16 @@ def test_settings_make_the_name(protocol):
     protocol.write_text(TINY.replace("hidden_size = 8", "hidden_size = 16"))
     after = {cell.method: cell for cell in read_protocol(protocol, only="*full*")}
     assert before["fp3o"].name != after["fp3o"].name
-    assert read_protocol(protocol, small=True)[0].config.total_env_steps == 256
+
+
+def test_a_small_protocol_takes_the_methods_of_another(protocol, small):
+    full, small = read_protocol(protocol), read_protocol(small)
+    assert [(c.method, c.sharing, c.config.epochs) for c in small] == [
+        (c.method, c.sharing, c.config.epochs) for c in full
+    ]
+    assert small[0].config.total_env_steps == 256 and small[0].name.startswith(
+        "matrix-climbing.fp3o.full.small."
+    )
 
 
 def test_what_the_protocol_cannot_mean_is_refused(protocol):
@@ -361,7 +385,7 @@ def test_a_cell_is_plain_training(fill, protocol, tmp_path):
     assert result["stopped"] == {} and result["settings"] == cell.settings
 
 
-def test_teams_of_any_size(protocol, tmp_path):
+def test_teams_of_any_size(protocol, small, tmp_path):
     """A cell of each size is really run, and the page tells what grew."""
     teams = protocol.with_name("teams.toml")
     teams.write_text(
@@ -381,13 +405,13 @@ settings = { total_env_steps = 256 }
     cells = read_protocol(teams)
     assert [cell.name[:13] for cell in cells] == ["matrix-xor-2.", "matrix-xor-4."]
     results = Store(tmp_path / "results").results()
-    small, large = (np.array(results[cell.name]["curves"]["log_weight_std"]) for cell in cells)
-    assert np.isfinite(small).all() and (small > 0).all() and large.mean() > small.mean()
+    few, many = (np.array(results[cell.name]["curves"]["log_weight_std"]) for cell in cells)
+    assert np.isfinite(few).all() and (few > 0).all() and many.mean() > few.mean()
     page = tmp_path / "results.md"
     page.write_text(f"{report.BEGIN}\n{report.END}\n")
-    report.main(report.Options(tmp_path / "results", protocol, teams, page))
+    report.main(report.Options(tmp_path / "results", protocol, small, teams, page))
     said = page.read_text().split("### What do many agents do?")[1]
-    stds = " to ".join(agents.number(float(curve.mean())) for curve in (small, large))
+    stds = " to ".join(agents.number(float(curve.mean())) for curve in (few, many))
     assert f"sharing none, from 2 to 4 agents the std of fp3o's log W went from {stds}" in said
     assert "| matrix/xor, n = 4 | none | fp3o | 4 |" in said and "other settings now" not in page.read_text()
     assert (tmp_path / "figures" / "results-agents.png").stat().st_size > 5000
@@ -396,14 +420,14 @@ settings = { total_env_steps = 256 }
 # --- the page ---
 
 
-def test_the_page(protocol, tmp_path):
+def test_the_page(protocol, small, tmp_path):
     store = Store(tmp_path / "results")
     page = tmp_path / "docs" / "results.md"
     page.parent.mkdir()
     page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
-    options = report.Options(store=store.folder, protocol=protocol, page=page)
+    options = report.Options(store.folder, protocol, small, page=page)
     report.main(options)
-    assert "0 of 6 cells are finished." in page.read_text()
+    assert "0 of 12 cells are finished." in page.read_text()
 
     fp3o, mappo, twice = read_protocol(protocol, only="*full*")
     always = {"final": {"win_rate": [1.0, 1.0]}, "stopped": {"8": 64}}
@@ -413,7 +437,7 @@ def test_the_page(protocol, tmp_path):
     report.main(options)
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
-    assert "2 of 6 cells are finished." in text
+    assert "2 of 12 cells are finished." in text
     lines = text.split("## Questions")[0].splitlines()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line[:1] == "|"]
     of = {tuple(row[:2]): row for row in rows if row[0] in ("full", "none")}
@@ -426,8 +450,19 @@ def test_the_page(protocol, tmp_path):
     figure = page.parent / "figures" / "results-matrix-climbing.png"
     assert 5000 < figure.stat().st_size < 200_000 and f"figures/{figure.name}" in text
 
+    # Small cells stand apart, and their times are not told.
+    one = read_protocol(small)[0]
+    store.write(one.name, result_of(one))
+    report.main(options)
+    full, apart = page.read_text().split("### matrix/climbing, small")
+    assert (
+        "ms an update" in full and "score after" in full and full.split("### matrix/climbing")[1].count("†")
+    )
+    assert "ms an update" not in apart and "score after" not in apart and "| full | fp3o | 2 |" in apart
+    assert "256 env steps a seed (4 updates of 4 x 16)" in apart
 
-def test_questions_are_answered_by_what_is_finished(protocol, tmp_path):
+
+def test_questions_are_answered_by_what_is_finished(protocol, small, tmp_path):
     """In a section of its own; its cells stand in no other table unless a block of those names them too."""
     text = (
         protocol.read_text()
@@ -448,7 +483,7 @@ sharings = ["full", "none"]
     assert len(cells) == 8  # fp3o is in both blocks, and once here
     store, page = Store(tmp_path / "results"), tmp_path / "results.md"
     page.write_text(f"{report.BEGIN}\n{report.END}\n")
-    options = report.Options(store=store.folder, protocol=protocol, page=page)
+    options = report.Options(store.folder, protocol, small, page=page)
     report.main(options)
     asked = page.read_text().split("### Does the condition help?")[1]
     assert asked.split("\n")[2] == "Not measured yet." and "fp3o-off" not in page.read_text()
@@ -458,8 +493,8 @@ sharings = ["full", "none"]
     report.main(options)
     tables, asked = page.read_text().split("### Does the condition help?")
     said = asked.split("\n")[2]
-    assert said.startswith("By the final score, of 1 comparisons with `fp3o`, **better**: fp3o-off")
-    assert "By the mean of all evaluations, of 1 comparisons with `fp3o`, **none is told apart**" in said
+    assert said.startswith("By the final score, of 1 comparison with `fp3o`, **better**: fp3o-off")
+    assert "By the mean of all evaluations, of 1 comparison with `fp3o`, **none is told apart**" in said
     assert said.endswith("2 cells are missing.") and "fp3o-off" not in tables
     assert (tmp_path / "figures" / "results-question-1.png").stat().st_size > 5000
     (line,) = [line for line in asked.splitlines() if line.startswith("| full | fp3o-off |")]

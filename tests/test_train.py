@@ -334,6 +334,8 @@ CHOICES = [
         "recorded_ratios": "stage",
     },
     {"algorithm": "ippo", "sharing": "none", "critic_sharing": "groups", "critic_groups": (0, 0)},
+    {"algorithm": "fp3o", "sharing": "none", "recorded_ratios": "live", "train_agents": ("agent_1",)},
+    {"algorithm": "fp3o", "sharing": "partial", "recorded_ratios": "live", "block_size": 16},
 ]
 
 

@@ -50,7 +50,7 @@ def question_section(question: str, group: Sequence[Measured], figure: Path) -> 
 
 
 def where(m: Measured) -> str:
-    """The environment, the size of its team where that is chosen, and whether the budget is small."""
+    """The environment, the size of its team where that is chosen, and whether the cell is a small one."""
     team = f", n = {m.cell.num_agents}" if m.cell.num_agents else ""
     return m.cell.env + team + ", small" * m.cell.small
 
@@ -80,9 +80,12 @@ def answer(group: Sequence[Measured]) -> str:
         told = {v: [name for name, each in verdicts if each == v] for v in ("better", "worse")}
         parts = [f"**{verdict}**: {', '.join(names)}" for verdict, names in told.items() if names]
         parts += ["the others are not told apart" if parts else "**none is told apart**"]
-        said.append(f"By {score}, of {len(verdicts)} comparisons with `{first}`, {'; '.join(parts)}.")
-    missing = sum(m.result is None and not m.cell.small for m in group)
-    return " ".join([*said, f"{missing} cells are missing." * bool(missing)]).strip()
+        compared_with = f"{len(verdicts)} comparison{'s' * (len(verdicts) > 1)} with `{first}`"
+        said.append(f"By {score}, of {compared_with}, {'; '.join(parts)}.")
+    missing = sum(m.result is None for m in group)
+    return " ".join(
+        [*said, f"{missing} cell{'s are' if missing > 1 else ' is'} missing." * bool(missing)]
+    ).strip()
 
 
 def draw_dots(done: Sequence[Measured], file: Path) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import tyro
 
 from agents import agents_section
-from cells import AGENTS, PROTOCOL, read_blocks
+from cells import AGENTS, PROTOCOL, SMALL, read_blocks
 from fp3o_jax.runs.drawing import COLORS, INTERVAL, MARKERS
 from fp3o_jax.runs.statistics import probability_of_improvement, stratified_bootstrap
 from measured import Measured, judged, of_seeds, save, steps_text, table, text
@@ -40,6 +40,8 @@ class Options:
     """folder of the results"""
     protocol: Path = PROTOCOL
     """the cells"""
+    small: Path = SMALL
+    """those for two CPU cores"""
     agents: Path = AGENTS
     """the cells of large teams"""
     page: Path = PAGE
@@ -47,14 +49,15 @@ class Options:
 
 
 def score_table(group: Sequence[Measured], here: str) -> list[str]:
-    """One line for each cell of an environment."""
+    """One line for each cell of an environment; of small ones, which run beside other work, no times."""
     done = [m for m in group if m.result]
-    devices = {m.result["device"] for m in done}
-    seconds = min(m.train_seconds for m in done) if len(devices) == 1 else None
+    timed = not group[0].cell.small
+    one_device = len({m.result["device"] for m in done}) == 1
+    seconds = min(m.train_seconds for m in done) if timed and one_device else None
     head = ["sharing", "method", "seeds", "final, greedy", "mean of all evaluations"]
     head += [f"steps to win rate {level:g}" for level in LEVELS] if done[0].metric == "win_rate" else []
     head += [f"score after {seconds:.0f} s"] if seconds else []
-    head += ["joint KL", "highest", "condition held", "ms an update", "code"]
+    head += ["joint KL", "highest", "condition held", *["ms an update"] * timed, "code"]
     rows = []
     for m in group:
         line = [m.cell.sharing, m.cell.method]
@@ -69,7 +72,7 @@ def score_table(group: Sequence[Measured], here: str) -> list[str]:
         held = m.curve("condition_held")
         line += [f"{np.nanmean(m.curve('joint_kl')):.3g}", f"{np.nanmax(m.curve('joint_kl_max')):.3g}"]
         line += ["-" if np.isnan(held).all() else f"{100 * np.nanmean(held):.1f}%"]
-        line += [f"{1e3 * m.result['seconds']['per_update']:.1f}"]
+        line += [f"{1e3 * m.result['seconds']['per_update']:.1f}"] * timed
         line += [(m.result["commit"] or "unknown")[:7] + OTHER * (m.result["source"] != here)]
         rows.append(line)
     return table(rows, head)
@@ -135,8 +138,8 @@ class Everything(NamedTuple):
     """What there is to tell.
 
     Attributes:
-        tables: cells by environment, those of the small budgets where any is finished.
-        questions: the cells of each, of both budgets.
+        tables: cells by environment, the small ones by themselves.
+        questions: the cells of each, small ones too.
         agents: those about large teams.
         others: names of results that belong to no cell.
     """
@@ -153,22 +156,21 @@ def read_everything(options: Options) -> Everything:
     tables: dict[str, dict[str, Measured]] = {}
     questions: dict[str, list[Measured]] = {}
     known = set()
-    for small in (False, True):
-        for question, cells in read_blocks(options.protocol, small):
+    for protocol in (options.protocol, options.small):
+        for question, cells in read_blocks(protocol):
             known |= {cell.name for cell in cells}
             all_of_it = [Measured(cell, results.get(cell.name)) for cell in cells]
             if question:
                 questions.setdefault(question, []).extend(all_of_it)
                 continue
             for m in all_of_it:
-                tables.setdefault(m.cell.env + ", small" * small, {}).setdefault(m.cell.name, m)
+                tables.setdefault(m.cell.env + ", small" * m.cell.small, {}).setdefault(m.cell.name, m)
     agents: dict[str, list[Measured]] = {}
     for question, cells in read_blocks(options.agents):
         known |= {cell.name for cell in cells}
         agents.setdefault(question, []).extend(Measured(cell, results.get(cell.name)) for cell in cells)
     groups = {env: list(group.values()) for env, group in tables.items()}
-    done = {env: g for env, g in groups.items() if any(m.result for m in g) or not g[0].cell.small}
-    return Everything(done, questions, agents, sorted(set(results) - known))
+    return Everything(groups, questions, agents, sorted(set(results) - known))
 
 
 def section(env: str, group: Sequence[Measured], figure: Path, here: str) -> list[str]:
@@ -194,8 +196,7 @@ def generate(options: Options) -> str:
     groups, questions, agents, others = read_everything(options)
     here = source()
     together = [*groups.values(), *questions.values()]
-    # Of the small budgets those that are finished count.
-    everyone = {m.cell.name: m for group in together for m in group if m.result or not m.cell.small}.values()
+    everyone = {m.cell.name: m for group in together for m in group}.values()
     finished = [m for m in everyone if m.result]
     lines = [f"{len(finished)} of {len(everyone)} cells are finished.", ""]
     rows = []
@@ -208,7 +209,7 @@ def generate(options: Options) -> str:
     if others:
         lines += [f"Not in the tables, since the protocol has other settings now: {', '.join(others)}.", ""]
     full = {env: g for env, g in groups.items() if not g[0].cell.small}
-    for title, some in (("### FP3O against the others", full), ("### The same, small budgets", None)):
+    for title, some in (("### FP3O against the others", full), ("### The same, small cells", None)):
         some = some or {env: g for env, g in groups.items() if g[0].cell.small}
         if any(m.result for g in some.values() for m in g):
             lines += [title, "", *comparisons(some), ""]

@@ -104,9 +104,21 @@ def normalized(advantages, batch, i, normalization="agent"):
 
 
 def update(
-    algorithm, team, batch, order, epochs, hp, dead_ratios=False, normalization="agent", critics_once=False
+    algorithm,
+    team,
+    batch,
+    order,
+    epochs,
+    hp,
+    dead_ratios=False,
+    normalization="agent",
+    critics_once=False,
+    live=False,
 ):
-    """Runs one whole update of ``team`` in place; the ratios of the dead are 1 unless they are asked for."""
+    """Runs one whole update of ``team`` in place; the ratios of the dead are 1 unless they are asked for.
+
+    ``live``: FP3O's weights are anew those of the moment in each gradient step.
+    """
     n = len(batch["obs"])
     everyone, ones = list(range(n)), [np.ones(len(batch["state"]))] * n
     rho = list(ones)
@@ -129,6 +141,9 @@ def update(
         corrected = sum((x * w).sum() for x, w in zip(mine, weights, strict=True))
         if corrected + 1e-5 >= sum(x.sum() for x in mine):
             for _ in range(epochs):
+                if live:
+                    rho = [ratio(i) for i in everyone]
+                    weights = [others(rho, i) for i in everyone]
                 team.step(batch, everyone, advantage, weights, "outside", eps, hp)
     if algorithm == "coppo":
         for _ in range(epochs):

@@ -181,6 +181,22 @@ def test_the_condition_is_seen_to_hold_and_to_fail():
     assert held == {0.0, 1.0}
 
 
+@pytest.mark.parametrize("sharing", ["full", "none"])
+def test_fp3o_with_the_ratios_of_the_moment(sharing):
+    """It is another update exactly where the dependent step runs."""
+    held = {}
+    for seed in range(3):
+        new, expected, before, metrics = both("fp3o", sharing, 3, seed, settings=COMMON | {"live": True})
+        assert_same(new, expected, before)
+        recorded = both("fp3o", sharing, 3, seed)[0]
+        moved = [
+            np.abs(x - y).max() / np.abs(x - b).max() for x, y, b in zip(new, recorded, before, strict=True)
+        ]
+        held[seed] = float(metrics["condition_held"])
+        assert (max(moved[:2]) > 1e-3) == bool(held[seed]), (moved, held)
+    assert 1.0 in held.values()
+
+
 @pytest.mark.parametrize("algorithm", ["happo", "a2po"])
 def test_weights_accumulate_in_the_drawn_order(algorithm):
     """NumPy's update in each of the six orders: ours is the drawn one's and no other's."""
