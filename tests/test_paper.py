@@ -23,6 +23,7 @@ from cells import PROTOCOL, SMALL, read_blocks, read_protocol
 from finite import assert_allclose
 from fp3o_jax import Config, ConfigError, make_train
 from fp3o_jax.runs.statistics import Estimate
+from sensitivity import sensitivity_section
 from store import Store
 
 ROOT = Path(__file__).parent.parent
@@ -499,6 +500,36 @@ sharings = ["full", "none"]
     assert (tmp_path / "figures" / "results-question-1.png").stat().st_size > 5000
     (line,) = [line for line in asked.splitlines() if line.startswith("| full | fp3o-off |")]
     assert "0 of 2 |" in line
+
+
+def test_sensitivity_is_told_from_a_sweep(tmp_path):
+    """Of made-up scores: FP3O loses 4 by its learning rate and nothing else, MAPPO 1 by its clip range."""
+    header = "env,algorithm,sharing,actor_lr,clip_eps,gae_lambda,seed,greedy_episode_return,status"
+    lines = [header]
+    for algorithm, worst in (("fp3o", {"5e-3": 4.0}), ("mappo", {"0.4": 1.0})):
+        for point in ("2e-3,0.2,0.95", "5e-3,0.2,0.95", "2e-3,0.4,0.95", "2e-3,0.2,1.0"):
+            lost = sum(worst.get(word, 0.0) for word in point.split(","))
+            lines += [f"mpe/x,{algorithm},full,{point},{seed},{-10 - lost + s},finished" for seed, s in SEEDS]
+    lines.append("mpe/x,fp3o,full,5e-3,0.2,0.95,9,1000.0,stopped")  # does not count
+    file, figure = tmp_path / "sensitivity.csv", tmp_path / "figures" / "x.png"
+    assert sensitivity_section(file, figure)[2] == "Not measured yet."
+    file.write_text("\n".join(lines))
+    section = "\n".join(sensitivity_section(file, figure))
+    assert "The learning rate costs mappo full least (0.0 of return" in section
+    assert "and fp3o full most (4.0)" in section
+    assert (
+        "The clip range costs fp3o full least (0.0 of return" in section
+        and "mappo full most (1.0)" in section
+    )
+    (row,) = [line for line in section.splitlines() if line.startswith("| full | fp3o |")]
+    cells = [cell.strip() for cell in row.split("|")[3:-1]]
+    assert cells[:2] == ["0.002", "4.0"] and cells[3] == cells[5] == "0.0"
+    assert cells[6] == "-10.0 [-10.5, -9.500]"
+    assert figure.stat().st_size > 5000
+
+
+#: Seeds and what each adds to a score.
+SEEDS = ((0, -0.5), (1, 0.0), (2, 0.5))
 
 
 def test_steps_to_a_win_rate_say_never(protocol):

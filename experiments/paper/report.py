@@ -22,6 +22,7 @@ from fp3o_jax.runs.drawing import COLORS, INTERVAL, MARKERS
 from fp3o_jax.runs.statistics import probability_of_improvement, stratified_bootstrap
 from measured import Measured, judged, of_seeds, save, steps_text, table, text
 from questions import question_section, signs_section
+from sensitivity import sensitivity_section
 from store import RESULTS, Store, source
 
 PAGE = Path(__file__).parents[2] / "docs" / "results.md"
@@ -226,6 +227,9 @@ def generate(options: Options) -> str:
     for question, group in agents.items():
         figure = options.page.parent / "figures" / "results-agents.png"
         lines += agents_section(question, group, figure)
+    lines += sensitivity_section(
+        options.store / "sensitivity.csv", options.page.parent / "figures" / "results-sensitivity.png"
+    )
     lines += overhead_section()
     if finished:
         lines += signs_section(finished)
