@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from fp3o_jax.runs.drawing import COLORS, MARKERS
-from measured import Measured, number, of_seeds, save, table, text
+from measured import Measured, number, of_seeds, save, seeds_text, table, text
 from questions import answer, where
 
 HEAD = (
-    *("environment", "sharing", "method", "updates", "final, greedy", "std of log W", "exp(-std²)"),
+    *("environment", "sharing", "method", "updates", "seeds", "final, greedy", "std of log W", "exp(-std²)"),
     *("condition held", "joint KL", "ms an update and seed", "MiB of the program"),
 )
 COMMAND = "python experiments/paper/run.py --protocol experiments/paper/many_agents.toml --alone --minutes 30"
@@ -37,7 +37,7 @@ def agents_section(question: str, group: Sequence[Measured], figure: Path) -> li
     rows = [row(m) for m in sorted(done, key=lambda m: (m.cell.env, m.cell.num_agents, m.cell.sharing))]
     lines += [*table(rows, HEAD), ""]
     lines += [
-        f"{len(done[0].final)} seeds; means over all updates. Where log W is normal, samples weighed by W "
+        "Means over all updates. Where log W is normal, samples weighed by W "
         "are as good as a share of exp(-std²) of them. Memory is XLA's count for all seeds together."
     ]
     return [*lines, *(["", f"Missing: {'; '.join(missing)}."] if missing else []), ""]
@@ -57,7 +57,8 @@ def row(m: Measured) -> list[str]:
     """Of the table."""
     held, std = m.curve("condition_held"), spread(m)
     return [
-        *(where(m), m.cell.sharing, m.cell.method, str(m.result["updates"]), text(of_seeds(m.final))),
+        *(where(m), m.cell.sharing, m.cell.method, str(m.result["updates"]), seeds_text(m)),
+        text(of_seeds(m.final)),
         *([number(std), number(float(np.exp(-(std**2))))] if std > 0 else ["-", "-"]),
         "-" if np.isnan(held).all() else f"{100 * np.nanmean(held):.1f}%",
         *(number(float(np.nanmean(m.curve("joint_kl")))), number(milliseconds(m))),

@@ -90,6 +90,12 @@ def steps_text(measured: Measured, level: float) -> str:
     return told + (f", {missed} of {len(steps)} seeds never" if missed else "")
 
 
+def seeds_text(measured: Measured) -> str:
+    """How many seeds there are, and how many of them ceased to be finite."""
+    stopped = len(measured.result["stopped"])
+    return f"{len(measured.final)}" + (f", {stopped} ceased to be finite" if stopped else "")
+
+
 def table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> list[str]:
     """Lines of a Markdown table."""
     lines = [head, ["---"] * len(head), *rows]

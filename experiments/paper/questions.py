@@ -9,7 +9,7 @@ import numpy as np
 
 from fp3o_jax.runs.drawing import COLORS, MARKERS
 from fp3o_jax.runs.statistics import probability_of_improvement, stratified_bootstrap
-from measured import Measured, judged, number, of_seeds, save, table, text
+from measured import Measured, judged, number, of_seeds, save, seeds_text, table, text
 
 HEAD = (
     *("environment", "sharing", "method", "seeds", "final, greedy", "P(better)", ""),
@@ -40,7 +40,7 @@ def question_section(question: str, group: Sequence[Measured], figure: Path) -> 
     verdicts = {name: {id(m): verdict for m, verdict in compared(group, name)} for name in SCORES}
     rows = []
     for m in done:
-        line = [where(m), m.cell.sharing, m.cell.method, str(len(m.final))]
+        line = [where(m), m.cell.sharing, m.cell.method, seeds_text(m)]
         for name, score in SCORES.items():
             line += [text(of_seeds(score(m))), *verdicts[name].get(id(m), ["", ""])]
         held = m.curve("condition_held")

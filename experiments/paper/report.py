@@ -20,7 +20,7 @@ from agents import agents_section
 from cells import AGENTS, PROTOCOL, SMALL, read_blocks
 from fp3o_jax.runs.drawing import COLORS, INTERVAL, MARKERS
 from fp3o_jax.runs.statistics import probability_of_improvement, stratified_bootstrap
-from measured import Measured, judged, of_seeds, save, steps_text, table, text
+from measured import Measured, judged, of_seeds, save, seeds_text, steps_text, table, text
 from questions import question_section, signs_section
 from sensitivity import sensitivity_section
 from store import RESULTS, Store, source
@@ -65,9 +65,7 @@ def score_table(group: Sequence[Measured], here: str) -> list[str]:
         if not m.result:
             rows.append([*line, "missing", *[""] * (len(head) - 3)])
             continue
-        stopped = len(m.result["stopped"])
-        line += [f"{len(m.final)}" + (f", {stopped} ceased to be finite" if stopped else "")]
-        line += [text(of_seeds(m.final)), text(of_seeds(m.evaluations[1].mean(1)))]
+        line += [seeds_text(m), text(of_seeds(m.final)), text(of_seeds(m.evaluations[1].mean(1)))]
         line += [steps_text(m, level) for level in LEVELS] if m.metric == "win_rate" else []
         line += [text(of_seeds(m.at_seconds(seconds)))] if seconds else []
         held = m.curve("condition_held")
