@@ -193,12 +193,15 @@ def test_learning_rates(tmp_path, capsys):
     assert re.search(r"0\.010 +-?\d+\.\d+ +-?\d+\.\d+$", capsys.readouterr().out, re.MULTILINE)
 
 
-def test_swimmer(tmp_path, capsys):
-    """The study of the paper's swimmer can be read, and is what the page says."""
-    study = ["sweep", str(ROOT / "experiments" / "swimmer.toml"), "--run-dir", str(tmp_path / "study")]
+@pytest.mark.parametrize(
+    ("file", "programs", "runs"), [("swimmer.toml", 3, 9), ("paper/sensitivity.toml", 9, 243)]
+)
+def test_a_study_can_be_read(tmp_path, capsys, file, programs, runs):
+    """It is what the pages say."""
+    study = ["sweep", str(ROOT / "experiments" / file), "--run-dir", str(tmp_path / "study")]
     assert main([*study, "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert "3 programs" in said and "9 runs" in said and not (tmp_path / "study").exists()
+    assert f"{programs} programs" in said and f"{runs} runs" in said and not (tmp_path / "study").exists()
 
 
 def test_deliberate_errors_fit_the_code():
