@@ -119,7 +119,7 @@ def test_the_protocol_can_be_read():
     assert [cell.small for cell in full + small] == [False] * len(full) + [True] * len(small)
     # A question has the same words in both, and the small one leaves out no method of it on an environment.
     asked, here = (
-        {block.question: {(c.env, c.method, c.sharing) for c in block.cells} for block in blocks[1:]}
+        {b.question: {(c.env, c.method, c.sharing) for c in b.cells} for b in blocks if b.question}
         for blocks in map(read_blocks, (PROTOCOL, SMALL))
     )
     for question, cells in here.items():
