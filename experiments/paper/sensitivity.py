@@ -80,8 +80,8 @@ def sensitivity_section(file: Path, figure: Path) -> list[str]:
         losses = {method: curves[*method, name].loss for method in methods}
         most, least = (pick(losses, key=losses.get) for pick in (max, min))
         said.append(
-            f"The {what} costs {' '.join(reversed(least))} least ({losses[least]:.1f} of return between its "
-            f"best and its worst value) and {' '.join(reversed(most))} most ({losses[most]:.1f})."
+            f"Between its best and its worst {what} {' '.join(reversed(least))} loses least "
+            f"({losses[least]:.1f} of return) and {' '.join(reversed(most))} most ({losses[most]:.1f})."
         )
     draw(curves, figure)
     lines += [" ".join(said), "", f"![Final returns](figures/{figure.name})", ""]
