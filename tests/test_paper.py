@@ -515,12 +515,11 @@ def test_sensitivity_is_told_from_a_sweep(tmp_path):
     assert sensitivity_section(file, figure)[2] == "Not measured yet."
     file.write_text("\n".join(lines))
     section = "\n".join(sensitivity_section(file, figure))
-    assert "The learning rate costs mappo full least (0.0 of return" in section
-    assert "and fp3o full most (4.0)" in section
+    first = "Between its best and its worst"
     assert (
-        "The clip range costs fp3o full least (0.0 of return" in section
-        and "mappo full most (1.0)" in section
+        f"{first} learning rate mappo full loses least (0.0 of return) and fp3o full most (4.0)." in section
     )
+    assert f"{first} clip range fp3o full loses least (0.0 of return) and mappo full most (1.0)." in section
     (row,) = [line for line in section.splitlines() if line.startswith("| full | fp3o |")]
     cells = [cell.strip() for cell in row.split("|")[3:-1]]
     assert cells[:2] == ["0.002", "4.0"] and cells[3] == cells[5] == "0.0"

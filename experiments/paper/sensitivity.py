@@ -120,6 +120,8 @@ def draw(curves: dict[tuple[str, str, str], Curve], file: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         if name != "gae_lambda":
             axes.set_xscale("log")
+        axes.set_xticks(curve.values, [f"{value:g}" for value in curve.values])
+        axes.minorticks_off()
     for axes, what in zip(panels[-1], SETTINGS.values(), strict=True):
         axes.set_xlabel(what)
     for row in panels:
