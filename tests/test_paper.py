@@ -78,13 +78,13 @@ def fill(protocol, tmp_path):
     )
 
 
-def result_of(cell, seed=0, **changes):
-    """A finished cell, made up."""
+def measured_of(cell, seed=0):
+    """What training a cell gives, made up."""
     rng = np.random.default_rng(seed)
     seeds, points, times = cell.evaluation.seeds, cell.points, cell.evaluation.times
     steps = cell.updates_per_point * cell.config.steps_per_update
     every = points // times
-    measured = {
+    return {
         "env_steps": [steps * (i + 1) for i in range(points)],
         "curves": {
             "win_rate": np.tile(np.linspace(0, 1, points), (seeds, 1)),
@@ -106,7 +106,12 @@ def result_of(cell, seed=0, **changes):
             "compile": {},
         },
     }
-    return run.record(cell, measured, "1 x cpu", "0123456789") | changes
+
+
+def result_of(cell, seed=0, **changes):
+    """A finished cell, made up."""
+    origin = run.origin(run.Options(commit="0123456789"))
+    return run.record(cell, measured_of(cell, seed), origin | {"device": "1 x cpu"}) | changes
 
 
 # --- cells ---
@@ -174,6 +179,18 @@ def test_what_the_protocol_cannot_mean_is_refused(protocol):
     protocol.write_text(TINY.replace('envs = ["matrix/climbing"]', 'envs = ["mpe/simple_spread"]'))
     with pytest.raises(ConfigError, match="settings='mpe'"):
         read_protocol(protocol)
+
+
+def test_results_come_from_the_code_that_was_there_at_the_start(protocol, tmp_path, monkeypatch):
+    """Not from what stands on the disk when they are written."""
+    store, cells = Store(tmp_path / "results"), read_protocol(protocol)
+    filled = run.Fill(run.Options(commit="0123456789", beside=2), cells, store, run.Log())
+    before = run.source()
+    monkeypatch.setattr(run, "source", lambda: "changed since")
+    filled._store(cells[0], measured_of(cells[0]))
+    (result,) = store.results().values()
+    assert (result["source"], result["commit"]) == (before, "0123456789")
+    assert result["device"].endswith("shared by 2 processes") and result["written"][:2] == "20"
 
 
 # --- store ---

@@ -14,6 +14,7 @@ ones are compiled.
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import functools
 import json
 import math
@@ -123,10 +124,8 @@ class Fill:
 
     def __init__(self, options: Options, cells: list[Cell], store: Store, log: Log):
         self.options, self.cells, self.store, self.log = options, cells, store, log
-        self.device = about()["device"] + (
-            f" shared by {options.beside} processes" if options.beside > 1 else ""
-        )
-        self.forecast = Forecast(store, self.device)
+        self.origin = origin(options)
+        self.forecast = Forecast(store, self.origin["device"])
         cores = os.cpu_count() or 1
         on_cpu = jax.default_backend() == "cpu"
         cores = max(1, cores // options.beside)
@@ -267,7 +266,7 @@ class Fill:
         )
         if self.options.until_update is not None:
             return
-        result = record(cell, measured, self.device, self.options.commit)
+        result = record(cell, measured, self.origin)
         if self.store.write(cell.name, result):
             self.finished.append(cell.name)
             if self.options.bundle:
@@ -290,23 +289,23 @@ class Fill:
             wait(futures, timeout=1.0, return_when=FIRST_COMPLETED)
 
 
-def record(cell: Cell, measured: dict[str, Any], device: str, commit: str | None) -> dict[str, Any]:
-    """What is written of a finished cell: who it is, where it comes from, what was measured."""
-    origin = about()
-    return (
-        {"name": cell.name}
-        | cell.identity
-        | rounded(measured)
-        | {
-            "config": cell.config.to_dict(),
-            "updates": cell.config.num_updates,
-            "commit": commit or origin["git_commit"],
-            "source": source(),
-            "versions": origin["versions"],
-            "device": device,
-            "written": origin["started"],
-        }
-    )
+def origin(options: Options) -> dict[str, Any]:
+    """Where results come from: to be asked at the start, before the code on the disk becomes another."""
+    told = about()
+    beside = f" shared by {options.beside} processes" if options.beside > 1 else ""
+    return {
+        "commit": options.commit or told["git_commit"],
+        "source": source(),
+        "versions": told["versions"],
+        "device": told["device"] + beside,
+    }
+
+
+def record(cell: Cell, measured: dict[str, Any], origin: dict[str, Any]) -> dict[str, Any]:
+    """What is written of a finished cell: who it is, what was measured, where it comes from."""
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    config = {"config": cell.config.to_dict(), "updates": cell.config.num_updates}
+    return {"name": cell.name} | cell.identity | rounded(measured) | config | origin | {"written": now}
 
 
 def rounded(value: Any, digits: int = 5) -> Any:
@@ -341,7 +340,7 @@ def main(options: Options) -> int:
         show(cells, store)
         return 0
     fill = Fill(options, cells, store, log)
-    log(f"{len(cells)} cells, {fill.device}, {os.cpu_count()} cores, {fill.ahead} compiled ahead")
+    log(f"{len(cells)} cells, {fill.origin['device']}, {os.cpu_count()} cores, {fill.ahead} compiled ahead")
     return fill.run()
 
 
