@@ -103,7 +103,7 @@ def measured_of(cell, seed=0):
             "evaluate": 1.0,
             "per_update": 0.1,
             "lower": 0.0,
-            "compile": {},
+            "compile": {"chunk": 0.0},
         },
     }
 
