@@ -1,0 +1,190 @@
+"""Loops that need not wait for one another, as one loop.
+
+On an accelerator a small step takes the time that it takes to start, whatever it does: one loop that does the
+work of two takes half as many.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
+from jax.extend.core.primitives import scan_p
+
+
+def in_one_loop(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """``fn``, whose scans of one length run as one where none waits for what another one leaves behind.
+
+    That holds for the scans within their steps as well, and where one takes, step for step, what another one
+    gives. Scans that do the same with arrays of the same shapes become one of stacked arrays, others one whose
+    step does what each would do. Nothing else is computed than by ``fn``; what two scans keep in memory is there
+    at the same time. Scans inside of functions that have derivatives or compilations of their own stay.
+
+    Args:
+        fn: a function of pytrees of arrays, called without keywords.
+    """
+
+    @functools.wraps(fn)
+    def merged(*args: Any) -> Any:
+        flat, tree = jax.tree.flatten(args)
+        program, shapes = jax.make_jaxpr(lambda *flat: fn(*tree.unflatten(flat)), return_shape=True)(*flat)
+        # A single step is no loop, and hides those within.
+        while any(_is_scan(eqn) and eqn.params["length"] == 1 for eqn in program.jaxpr.eqns):
+            program = jax.make_jaxpr(functools.partial(_run, program, _one_by_one))(*flat)
+        return jax.tree.unflatten(jax.tree.structure(shapes), _run(program, _side_by_side, *flat))
+
+    return merged
+
+
+class _Scan(NamedTuple):
+    """What an equation that is a scan takes and gives, variables of the program around it; and its step.
+
+    Attributes:
+        consts, carry, xs: what it takes.
+        carried, ys: what it gives.
+        body: of a step.
+        kind: length, direction and steps at a time, by the names that ``jax.lax.scan`` has for them.
+    """
+
+    consts: list[Any]
+    carry: list[Any]
+    xs: list[Any]
+    carried: list[Any]
+    ys: list[Any]
+    body: ClosedJaxpr
+    kind: tuple[tuple[str, Any], ...]
+
+    @classmethod
+    def of(cls, equation: JaxprEqn) -> _Scan:
+        """How many are what is told by their shapes; JAX's versions differ in how they note it."""
+        takes, gives, body = equation.invars, equation.outvars, equation.params["jaxpr"]
+
+        def unsliced(outside: list[Any], inside: list[Any]) -> int:
+            return sum(v.aval.ndim == aval.ndim for v, aval in zip(outside, inside, strict=True))
+
+        before_xs, before_ys = unsliced(takes, body.in_avals), unsliced(gives, body.out_avals)
+        first = before_xs - before_ys
+        kind = tuple((name, equation.params[name]) for name in ("length", "reverse", "unroll"))
+        return cls(
+            takes[:first],
+            takes[first:before_xs],
+            takes[before_xs:],
+            gives[:before_ys],
+            gives[before_ys:],
+            body,
+            kind,
+        )
+
+    def step(self, consts: list[Any], carry: list[Any], xs: list[Any]) -> tuple[list[Any], list[Any]]:
+        results = jaxpr_as_fun(self.body)(*consts, *carry, *xs)
+        return results[: len(carry)], results[len(carry) :]
+
+
+def _is_scan(equation: JaxprEqn) -> bool:
+    return equation.primitive is scan_p
+
+
+def _run(program: ClosedJaxpr, order: Callable[[Jaxpr], Iterator[list[JaxprEqn]]], *args: Any) -> list[Any]:
+    """The results of a program, whose equations are run some at a time, in an ``order``."""
+    jaxpr = program.jaxpr
+    values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*program.consts, *args], strict=True))
+
+    def read(variables: Iterable[Any]) -> list[Any]:
+        return [v.val if isinstance(v, Literal) else values[v] for v in variables]
+
+    for equations in order(jaxpr):
+        scans = [_Scan.of(equation) for equation in equations if _is_scan(equation)]
+        given = [v for scan in scans for v in (*scan.carried, *scan.ys)]
+        if scans and dict(scans[0].kind)["length"] == 1:
+            results = _once(*scans, read)
+        elif len(scans) > 1:
+            results = _stacked(scans, read) if _alike(scans) else _beside(scans, read)
+        else:
+            given = [v for equation in equations for v in equation.outvars]
+            taken = {v: None for e in equations for v in e.invars if not isinstance(v, Literal)}
+            taken = [v for v in taken if v not in set(given)]
+            part = jaxpr.replace(constvars=(), invars=taken, outvars=given, eqns=equations)
+            results = jaxpr_as_fun(ClosedJaxpr(part, ()))(*read(taken))
+        values.update(zip(given, results, strict=True))
+    return read(jaxpr.outvars)
+
+
+def _one_by_one(jaxpr: Jaxpr) -> Iterator[list[JaxprEqn]]:
+    return ([equation] for equation in jaxpr.eqns)
+
+
+def _side_by_side(jaxpr: Jaxpr) -> Iterator[list[JaxprEqn]]:
+    """Scans of a kind at a time that do not wait for one another: each has as many before it, one behind
+    another. And, in between, what is no scan."""
+    behind: dict[Any, int] = {}
+    kinds: dict[Any, Any] = {}
+    turns: dict[tuple[int, bool, Any], list[JaxprEqn]] = {}
+    for equation in jaxpr.eqns:
+        scan = _Scan.of(equation) if _is_scan(equation) else None
+        fed = {v for v in scan.xs if kinds.get(v) == scan.kind} - {*scan.consts, *scan.carry} if scan else ()
+        taken = [v for v in equation.invars if not isinstance(v, Literal)]
+        turn = max((behind.get(v, 0) - (v in fed) for v in taken), default=0)
+        turns.setdefault((turn, scan is not None, scan and scan.kind), []).append(equation)
+        behind |= dict.fromkeys(equation.outvars, turn + (scan is not None))
+        kinds |= dict.fromkeys(scan.ys if scan else (), scan and scan.kind)
+    for _, group in sorted(turns.items(), key=lambda item: item[0][:2]):
+        yield group
+
+
+def _once(scan: _Scan, read: Callable[..., list[Any]]) -> list[Any]:
+    """The results of a scan of one step."""
+    carried, ys = scan.step(read(scan.consts), read(scan.carry), [x[0] for x in read(scan.xs)])
+    return [*carried, *(y[None] for y in ys)]
+
+
+def _beside(scans: list[_Scan], read: Callable[..., list[Any]]) -> list[Any]:
+    """The results of scans as those of one whose step does what each would do."""
+    inside = {v for scan in scans for v in scan.ys}
+
+    def step(carries: list[Any], xs: list[Any]) -> tuple[list[Any], list[Any]]:
+        given: dict[Any, Any] = {}
+        carried = []
+        for scan, carry, own in zip(scans, carries, xs, strict=True):
+            rest = iter(own)
+            now = [given[v] if v in inside else next(rest) for v in scan.xs]
+            after, ys = scan.step(read(scan.consts), carry, now)
+            carried.append(after)
+            given.update(zip(scan.ys, ys, strict=True))
+        return carried, [[given[v] for v in scan.ys] for scan in scans]
+
+    xs = [read(v for v in scan.xs if v not in inside) for scan in scans]
+    carries, ys = jax.lax.scan(
+        in_one_loop(step), [read(scan.carry) for scan in scans], xs, **dict(scans[0].kind)
+    )
+    return [v for results in zip(carries, ys, strict=True) for part in results for v in part]
+
+
+def _alike(scans: list[_Scan]) -> bool:
+    """Whether scans that take nothing of one another do the same, with arrays of the same shapes."""
+    first, *others = scans
+    inside = {v for scan in scans for v in scan.ys}
+    return (
+        all(other.body.in_avals == first.body.in_avals for other in others)
+        and not any(v in inside for scan in scans for v in scan.xs)
+        and not any(scan.body.consts for scan in scans)
+        and len({str(scan.body) for scan in scans}) == 1
+    )
+
+
+def _stacked(scans: list[_Scan], read: Callable[..., list[Any]]) -> list[Any]:
+    """The results of scans that are alike as those of one, of all their arrays side by side."""
+
+    def stack(part: str, axis: int = 0) -> list[Any]:
+        each = (read(getattr(scan, part)) for scan in scans)
+        return [jnp.stack(arrays, axis) for arrays in zip(*each, strict=True)]
+
+    consts = stack("consts")
+    step = jax.vmap(scans[0].step)
+    carry, ys = jax.lax.scan(
+        lambda carry, xs: step(consts, carry, xs), stack("carry"), stack("xs", 1), **dict(scans[0].kind)
+    )
+    return [v for i in range(len(scans)) for v in (*(c[i] for c in carry), *(y[:, i] for y in ys))]
