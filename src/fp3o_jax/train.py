@@ -16,6 +16,7 @@ from fp3o_jax import xla
 from fp3o_jax.config import Config, ConfigError, Hyperparams
 from fp3o_jax.envs import Environment, make_env
 from fp3o_jax.kernels import shards
+from fp3o_jax.kernels.loops import in_one_loop
 from fp3o_jax.method import normalization
 from fp3o_jax.method.contract import check_algorithm
 from fp3o_jax.method.descent import Metrics
@@ -241,10 +242,13 @@ class Trainer:
             head_lr_scale=config.head_lr_scale,
             dead_ratios=config.dead_ratios,
             block_size=self._block_size,
-        )
+        ).__call__
+        if config.recurrent and xla.steps_wait():
+            # Policies and critics take their gradient steps, and those of their recurrent layers, together.
+            update = in_one_loop(update)
         if jax.default_backend() == "cpu" and config.env_shards == 1:
             # Seeds one after another: side by side they would only push one another out of the cache.
-            update = jax.custom_batching.sequential_vmap(update.__call__)
+            update = jax.custom_batching.sequential_vmap(update)
         weights = {name: {p: part[p] for p in optimizer.PARTS} for name, part in state.params.items()}
         weights, opt_state, metrics = update(
             weights,

@@ -58,6 +58,16 @@ def block_size(width: int) -> int | None:
     return max(1, 2**17 // width) if jax.default_backend() == "cpu" else None
 
 
+def steps_wait() -> bool:
+    """Whether a small step of a loop takes the time that its kernels take to start, whatever they do.
+
+    So it is on accelerators. A CPU's take the time of what they do: one loop for two gains nothing there.
+    """
+    import jax
+
+    return jax.default_backend() != "cpu"
+
+
 def matmul_precision(name: str) -> contextlib.AbstractContextManager[Any]:
     """What is traced within has products of this precision, where they do not ask for one themselves.
 

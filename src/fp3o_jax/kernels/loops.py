@@ -20,9 +20,9 @@ def in_one_loop(fn: Callable[..., Any]) -> Callable[..., Any]:
     """``fn``, whose scans of one length run as one where none waits for what another one leaves behind.
 
     That holds for the scans within their steps as well, and where one takes, step for step, what another one
-    gives. Scans that do the same with arrays of the same shapes become one of stacked arrays, others one whose
-    step does what each would do. Nothing else is computed than by ``fn``; what two scans keep in memory is there
-    at the same time. Scans inside of functions that have derivatives or compilations of their own stay.
+    gives. Scans that do the same with arrays of the same shapes become one of stacked arrays, others one
+    whose step does what each would do. Nothing else is computed than by ``fn``, and what all of them keep in
+    memory is there at the same time. What is jitted within, or has a derivative of its own, is left alone.
 
     Args:
         fn: a function of pytrees of arrays, called without keywords.
@@ -84,6 +84,11 @@ class _Scan(NamedTuple):
         return results[: len(carry)], results[len(carry) :]
 
 
+def _variables(atoms: Iterable[Any]) -> list[Any]:
+    """Those that are no constants."""
+    return [v for v in atoms if not isinstance(v, Literal)]
+
+
 def _is_scan(equation: JaxprEqn) -> bool:
     return equation.primitive is scan_p
 
@@ -105,7 +110,7 @@ def _run(program: ClosedJaxpr, order: Callable[[Jaxpr], Iterator[list[JaxprEqn]]
             results = _stacked(scans, read) if _alike(scans) else _beside(scans, read)
         else:
             given = [v for equation in equations for v in equation.outvars]
-            taken = {v: None for e in equations for v in e.invars if not isinstance(v, Literal)}
+            taken = dict.fromkeys(v for equation in equations for v in _variables(equation.invars))
             taken = [v for v in taken if v not in set(given)]
             part = jaxpr.replace(constvars=(), invars=taken, outvars=given, eqns=equations)
             results = jaxpr_as_fun(ClosedJaxpr(part, ()))(*read(taken))
@@ -124,13 +129,17 @@ def _side_by_side(jaxpr: Jaxpr) -> Iterator[list[JaxprEqn]]:
     kinds: dict[Any, Any] = {}
     turns: dict[tuple[int, bool, Any], list[JaxprEqn]] = {}
     for equation in jaxpr.eqns:
-        scan = _Scan.of(equation) if _is_scan(equation) else None
-        fed = {v for v in scan.xs if kinds.get(v) == scan.kind} - {*scan.consts, *scan.carry} if scan else ()
-        taken = [v for v in equation.invars if not isinstance(v, Literal)]
-        turn = max((behind.get(v, 0) - (v in fed) for v in taken), default=0)
-        turns.setdefault((turn, scan is not None, scan and scan.kind), []).append(equation)
-        behind |= dict.fromkeys(equation.outvars, turn + (scan is not None))
-        kinds |= dict.fromkeys(scan.ys if scan else (), scan and scan.kind)
+        if _is_scan(equation):
+            scan = _Scan.of(equation)
+            whole, by_step, kind = [*scan.consts, *scan.carry], scan.xs, scan.kind
+            kinds |= dict.fromkeys(scan.ys, kind)
+        else:
+            whole, by_step, kind = equation.invars, [], None
+        waits = [behind.get(v, 0) for v in _variables(whole)]
+        waits += [behind.get(v, 0) - (kinds.get(v) == kind) for v in _variables(by_step)]
+        turn = max(waits, default=0)
+        turns.setdefault((turn, kind is not None, kind), []).append(equation)
+        behind |= dict.fromkeys(equation.outvars, turn + (kind is not None))
     for _, group in sorted(turns.items(), key=lambda item: item[0][:2]):
         yield group
 
@@ -143,20 +152,20 @@ def _once(scan: _Scan, read: Callable[..., list[Any]]) -> list[Any]:
 
 def _beside(scans: list[_Scan], read: Callable[..., list[Any]]) -> list[Any]:
     """The results of scans as those of one whose step does what each would do."""
-    inside = {v for scan in scans for v in scan.ys}
+    inside = {id(v) for scan in scans for v in scan.ys}
 
     def step(carries: list[Any], xs: list[Any]) -> tuple[list[Any], list[Any]]:
-        given: dict[Any, Any] = {}
+        given: dict[int, Any] = {}
         carried = []
         for scan, carry, own in zip(scans, carries, xs, strict=True):
             rest = iter(own)
-            now = [given[v] if v in inside else next(rest) for v in scan.xs]
+            now = [given[id(v)] if id(v) in inside else next(rest) for v in scan.xs]
             after, ys = scan.step(read(scan.consts), carry, now)
             carried.append(after)
-            given.update(zip(scan.ys, ys, strict=True))
-        return carried, [[given[v] for v in scan.ys] for scan in scans]
+            given.update(zip(map(id, scan.ys), ys, strict=True))
+        return carried, [[given[id(v)] for v in scan.ys] for scan in scans]
 
-    xs = [read(v for v in scan.xs if v not in inside) for scan in scans]
+    xs = [read(v for v in scan.xs if id(v) not in inside) for scan in scans]
     carries, ys = jax.lax.scan(
         in_one_loop(step), [read(scan.carry) for scan in scans], xs, **dict(scans[0].kind)
     )
@@ -166,10 +175,10 @@ def _beside(scans: list[_Scan], read: Callable[..., list[Any]]) -> list[Any]:
 def _alike(scans: list[_Scan]) -> bool:
     """Whether scans that take nothing of one another do the same, with arrays of the same shapes."""
     first, *others = scans
-    inside = {v for scan in scans for v in scan.ys}
+    inside = {id(v) for scan in scans for v in scan.ys}
     return (
         all(other.body.in_avals == first.body.in_avals for other in others)
-        and not any(v in inside for scan in scans for v in scan.xs)
+        and not any(id(v) in inside for scan in scans for v in scan.xs)
         and not any(scan.body.consts for scan in scans)
         and len({str(scan.body) for scan in scans}) == 1
     )
