@@ -5,7 +5,7 @@
 
 With a GRU each gradient step is a loop over the steps of a chunk and one back again, for policies and for
 critics. They are counted apart, and in one loop, as accelerators have them (`fp3o_jax.kernels.loops`),
-whatever device this runs on. Nothing is timed.
+whatever device this runs on; and the memory of temporaries, as XLA plans it here. Nothing is timed.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ def steps_of(text: str) -> int:
     return steps(entry)
 
 
-def learning(config: Config, together: bool) -> int:
-    """Of one call of the third phase of an iteration, with the loops of policies and critics ``together`` or
-    not."""
+def learning(config: Config, together: bool) -> tuple[int, float]:
+    """Steps and MiB of one call of the third phase of an iteration, the loops of policies and critics
+    ``together`` or apart."""
     trainer = make_train(config)
 
     def arguments(key: jax.Array) -> tuple[Any, ...]:
@@ -74,7 +74,8 @@ def learning(config: Config, together: bool) -> int:
 
     with mock.patch.object(xla, "steps_wait", lambda: together):
         lowered = jax.jit(trainer.learn).lower(*jax.eval_shape(arguments, jax.random.key(0)))
-    return steps_of(xla.compile_for_one_run(lowered).as_text())
+    compiled = xla.compile_for_one_run(lowered)
+    return steps_of(compiled.as_text()), compiled.memory_analysis().temp_size_in_bytes / 2**20
 
 
 def main(options: SequentialSteps) -> None:
@@ -93,11 +94,13 @@ def main(options: SequentialSteps) -> None:
                 epochs=4,
                 num_minibatches=4,
                 hidden_size=128 if full else 8,
+                # All at once, as on an accelerator.
+                block_size=2**40,
             )
-            apart, together = (learning(config, joint) for joint in (False, True))
-            report.add(
-                algorithm=algorithm, sharing=sharing, apart=apart, together=together, ratio=together / apart
-            )
+            steps, memory = zip(*(learning(config, together) for together in (False, True)), strict=True)
+            counted = {"apart": steps[0], "together": steps[1], "ratio": steps[1] / steps[0]}
+            counted |= {"apart_mib": memory[0], "together_mib": memory[1]}
+            report.add(algorithm=algorithm, sharing=sharing, **counted)
     report.show()
 
 
