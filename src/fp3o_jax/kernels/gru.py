@@ -17,6 +17,14 @@ def _gates(projected: Array, recurrent: Array) -> tuple[Array, Array, Array]:
     return reset, jax.nn.sigmoid(x_z + h_z), jnp.tanh(x_n + reset * h_n)
 
 
+def _of_this_step(inputs: tuple[Array, ...]) -> tuple[Array, ...]:
+    """A step's slices of the inputs, copied first on a CPU: XLA does not vectorise there what reads through.
+
+    Elsewhere each copy would be a kernel of its own.
+    """
+    return jax.lax.platform_dependent(inputs, cpu=jax.lax.optimization_barrier, default=lambda inputs: inputs)
+
+
 @jax.custom_vjp
 def gru_scan(projected: Array, hidden: Array, starts: Array, kernel: Array, bias: Array) -> Array:
     """A GRU's states.
@@ -34,8 +42,7 @@ def gru_scan(projected: Array, hidden: Array, starts: Array, kernel: Array, bias
     """
 
     def step(h: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
-        # The barrier makes XLA's CPU backend copy its slices first: it does not vectorise what reads through.
-        x, start = jax.lax.optimization_barrier(inputs)
+        x, start = _of_this_step(inputs)
         h = jnp.where(start[:, None], 0.0, h)
         _, update, candidate = _gates(x, h @ kernel + bias)
         h = candidate + update * (h - candidate)
@@ -65,7 +72,7 @@ def _gru_scan_backward(residuals: tuple[Array, ...], cotangent: Array):
     transposed = jax.lax.optimization_barrier(kernel.T)
 
     def step(behind: Array, inputs: tuple[Array, ...]) -> tuple[Array, Array]:
-        cotangent, factors, update, start = jax.lax.optimization_barrier(inputs)
+        cotangent, factors, update, start = _of_this_step(inputs)
         change = cotangent + behind
         behind = change * update + (jnp.tile(change, 3) * factors) @ transposed
         return jnp.where(start[:, None], 0.0, behind), change
