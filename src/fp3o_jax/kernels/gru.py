@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from fp3o_jax.kernels.dense import matmul
+from fp3o_jax.kernels.loops import of_rows
 
 
 def _gates(projected: Array, recurrent: Array) -> tuple[Array, Array, Array]:
@@ -41,14 +42,15 @@ def gru_scan(projected: Array, hidden: Array, starts: Array, kernel: Array, bias
         [L, N, W] after each step.
     """
 
-    def step(h: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
+    @of_rows
+    def gru_step(h: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
         x, start = _of_this_step(inputs)
         h = jnp.where(start[:, None], 0.0, h)
         _, update, candidate = _gates(x, h @ kernel + bias)
         h = candidate + update * (h - candidate)
         return h, h
 
-    return jax.lax.scan(step, hidden, (projected, starts))[1]
+    return jax.lax.scan(gru_step, hidden, (projected, starts))[1]
 
 
 def _gru_scan_forward(projected: Array, hidden: Array, starts: Array, kernel: Array, bias: Array):
@@ -71,14 +73,15 @@ def _gru_scan_backward(residuals: tuple[Array, ...], cotangent: Array):
     # in many times the time of the step's product.
     transposed = jax.lax.optimization_barrier(kernel.T)
 
-    def step(behind: Array, inputs: tuple[Array, ...]) -> tuple[Array, Array]:
+    @of_rows
+    def gru_step_back(behind: Array, inputs: tuple[Array, ...]) -> tuple[Array, Array]:
         cotangent, factors, update, start = _of_this_step(inputs)
         change = cotangent + behind
         behind = change * update + (jnp.tile(change, 3) * factors) @ transposed
         return jnp.where(start[:, None], 0.0, behind), change
 
     inputs = (cotangent, by_recurrent, update, starts)
-    d_hidden, change = jax.lax.scan(step, jnp.zeros_like(hidden), inputs, reverse=True)
+    d_hidden, change = jax.lax.scan(gru_step_back, jnp.zeros_like(hidden), inputs, reverse=True)
     d_recurrent = jnp.tile(change, 3) * by_recurrent
     d_projected = jnp.concatenate([d_recurrent[..., : 2 * hidden.shape[-1]], change * by_candidate], -1)
     flat = d_recurrent.reshape((-1, d_recurrent.shape[-1]))

@@ -15,14 +15,17 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
 from jax.extend.core.primitives import scan_p
 
+ROWS = "of_rows_"
+
 
 def in_one_loop(fn: Callable[..., Any]) -> Callable[..., Any]:
     """``fn``, whose scans of one length run as one where none waits for what another one leaves behind.
 
     That holds for the scans within their steps as well, and where one takes, step for step, what another one
-    gives. Scans that do the same with arrays of the same shapes become one of stacked arrays, others one
-    whose step does what each would do. Nothing else is computed than by ``fn``, and what all of them keep in
-    memory is there at the same time. What is jitted within, or has a derivative of its own, is left alone.
+    gives. Scans that do the same with arrays of the same shapes, or with more rows (:func:`of_rows`), become
+    one of stacked arrays, others one whose step does what each would do. Nothing else is computed than by
+    ``fn``, and what all of them keep in memory is there at the same time. What is jitted within, or has a
+    derivative of its own, is left alone.
 
     Args:
         fn: a function of pytrees of arrays, called without keywords.
@@ -38,6 +41,16 @@ def in_one_loop(fn: Callable[..., Any]) -> Callable[..., Any]:
         return jax.tree.unflatten(jax.tree.structure(shapes), _run(program, _side_by_side, *flat))
 
     return merged
+
+
+def of_rows(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Marks the step of a scan that does the same to each row of its arrays, whatever the others hold.
+
+    Rows are on the first axis, and what has other ones is the same for all of them. Such scans, whose steps
+    are functions of one name, become one of stacked arrays even if one of them has more rows.
+    """
+    step.__name__ = ROWS + step.__name__
+    return jax.jit(step)
 
 
 class _Scan(NamedTuple):
@@ -107,7 +120,8 @@ def _run(program: ClosedJaxpr, order: Callable[[Jaxpr], Iterator[list[JaxprEqn]]
         if scans and dict(scans[0].kind)["length"] == 1:
             results = _once(*scans, read)
         elif len(scans) > 1:
-            results = _stacked(scans, read) if _alike(scans) else _beside(scans, read)
+            groups = _groups(scans)
+            results = _stacked(scans, groups, read) if groups else _beside(scans, read)
         else:
             given = [v for equation in equations for v in equation.outvars]
             taken = dict.fromkeys(v for equation in equations for v in _variables(equation.invars))
@@ -172,28 +186,70 @@ def _beside(scans: list[_Scan], read: Callable[..., list[Any]]) -> list[Any]:
     return [v for results in zip(carries, ys, strict=True) for part in results for v in part]
 
 
-def _alike(scans: list[_Scan]) -> bool:
-    """Whether scans that take nothing of one another do the same, with arrays of the same shapes."""
-    first, *others = scans
+def _groups(scans: list[_Scan]) -> list[int] | None:
+    """Of how many groups each scan is, where all do the same to groups of the same shapes; None if not.
+
+    A scan is a single group, or several of the rows that the smallest one has (:func:`of_rows`).
+    """
     inside = {id(v) for scan in scans for v in scan.ys}
-    return (
-        all(other.body.in_avals == first.body.in_avals for other in others)
-        and not any(id(v) in inside for scan in scans for v in scan.xs)
-        and not any(scan.body.consts for scan in scans)
-        and len({str(scan.body) for scan in scans}) == 1
-    )
+    if any(id(v) in inside for scan in scans for v in scan.xs) or any(scan.body.consts for scan in scans):
+        return None
+    least = min(scans, key=lambda scan: sum(aval.size for aval in scan.body.in_avals))
+    shapes = [[(aval.shape, aval.dtype) for aval in scan.body.in_avals] for scan in scans]
+    if all(of_scan == shapes[0] for of_scan in shapes):
+        return [1] * len(scans) if len({str(scan.body) for scan in scans}) == 1 else None
+    names = {_name_of_rows(scan.body.jaxpr) for scan in scans}
+    groups = [_times(scan, least) for scan in scans]
+    return None if len(names) > 1 or None in names or None in groups else groups
 
 
-def _stacked(scans: list[_Scan], read: Callable[..., list[Any]]) -> list[Any]:
-    """The results of scans that are alike as those of one, of all their arrays side by side."""
+def _name_of_rows(body: Jaxpr) -> str | None:
+    """The name of a step that is one of rows."""
+    name = body.eqns[0].params.get("name", "") if len(body.eqns) == 1 else ""
+    return name if name.startswith(ROWS) else None
+
+
+def _times(scan: _Scan, least: _Scan) -> int | None:
+    """How often the rows of ``least`` go into those of ``scan``, the same in whatever differs; else None."""
+    found = set()
+    for mine, other in zip(scan.body.in_avals, least.body.in_avals, strict=True):
+        if mine.shape != other.shape:
+            rows = [aval.shape[0] if aval.ndim else 1 for aval in (mine, other)]
+            fits = mine.shape[1:] == other.shape[1:] and mine.ndim == other.ndim and rows[0] % rows[1] == 0
+            found.add(rows[0] // rows[1] if fits else None)
+    return found.pop() if len(found) == 1 else None if found else 1
+
+
+def _stacked(scans: list[_Scan], groups: list[int], read: Callable[..., list[Any]]) -> list[Any]:
+    """The results of scans as those of one, of the ``groups`` of all of them side by side."""
+    least = scans[groups.index(1)]
 
     def stack(part: str, axis: int = 0) -> list[Any]:
-        each = (read(getattr(scan, part)) for scan in scans)
-        return [jnp.stack(arrays, axis) for arrays in zip(*each, strict=True)]
+        """Arrays with their rows on ``axis``, and groups of them before it."""
 
-    consts = stack("consts")
-    step = jax.vmap(scans[0].step)
+        def split(array: Any, like: Any, count: int) -> Any:
+            if array.shape == like.shape:
+                return jnp.broadcast_to(
+                    jnp.expand_dims(array, axis), (*array.shape[:axis], count, *array.shape[axis:])
+                )
+            return array.reshape((*array.shape[:axis], count, -1, *array.shape[axis + 1 :]))
+
+        arrays = zip(*(read(getattr(scan, part)) for scan in scans), strict=True)
+        likes = read(getattr(least, part))
+        return [
+            jnp.concatenate([split(x, like, count) for x, count in zip(each, groups, strict=True)], axis)
+            for each, like in zip(arrays, likes, strict=True)
+        ]
+
+    consts, ends = stack("consts"), [sum(groups[: i + 1]) for i in range(len(groups))]
+    step = jax.vmap(least.step)
     carry, ys = jax.lax.scan(
         lambda carry, xs: step(consts, carry, xs), stack("carry"), stack("xs", 1), **dict(scans[0].kind)
     )
-    return [v for i in range(len(scans)) for v in (*(c[i] for c in carry), *(y[:, i] for y in ys))]
+    carry = [jnp.split(c, ends[:-1]) for c in carry]
+    ys = [jnp.split(y, ends[:-1], 1) for y in ys]
+    return [
+        part[i].reshape(v.aval.shape)
+        for i, scan in enumerate(scans)
+        for part, v in zip((*carry, *ys), (*scan.carried, *scan.ys), strict=True)
+    ]
