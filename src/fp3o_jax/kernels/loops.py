@@ -201,8 +201,10 @@ def _groups(scans: list[_Scan]) -> list[int] | None:
         # Arrays among the constants, such as `[1. 2.]:f32[2]`, are told in few digits.
         return [1] * len(scans) if len(texts) == 1 and "]:" not in min(texts) else None
     names = {_name_of_rows(scan.body.jaxpr) for scan in scans}
+    if len(names) > 1 or None in names:
+        return None
     groups = [_times(scan, least) for scan in scans]
-    return None if len(names) > 1 or None in names or None in groups else groups
+    return None if None in groups else groups
 
 
 def _name_of_rows(body: Jaxpr) -> str | None:
