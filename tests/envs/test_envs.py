@@ -160,6 +160,35 @@ def test_importing_jaxmarl_leaves_the_streams_alone(capsys, tmp_path):
     assert capsys.readouterr().out == "captured\n"
 
 
+def test_jaxmarl_is_imported_as_far_as_it_is_needed(tmp_path):
+    """One task of it brings no other; whoever asks JaxMARL itself finds all of it, of the same classes."""
+    code = (
+        "import sys, fp3o_jax\n"
+        "names = ('mpe/simple_spread', 'smax/3m')\n"
+        "ours = [fp3o_jax.make_env(name) for name in names]\n"
+        "others = {'brax', 'mujoco', 'jaxmarl.registration', 'jaxmarl.environments.storm.storm_env'}\n"
+        "assert not others & {*sys.modules}\n"
+        "import jaxmarl\n"
+        "assert not others & {*sys.modules}\n"
+        "try: jaxmarl.nothing_of_this_name\n"
+        "except AttributeError: pass\n"
+        "assert others <= {*sys.modules}\n"
+        "from jaxmarl import *\n"
+        "assert make is jaxmarl.make and 'storm' in registered_envs and jaxmarl.__version__\n"
+        "assert 'make' in dir(jaxmarl) and 'CoinGame' in dir(jaxmarl.environments)\n"
+        "from jaxmarl.environments import SMAX, mpe, spaces, smax\n"
+        "assert smax.SMAX is SMAX and mpe.SimpleSpreadMPE is type(make('MPE_simple_spread_v3'))\n"
+        "assert smax is sys.modules['jaxmarl.environments.smax']\n"
+        "assert jaxmarl.environments.mpe is mpe and jaxmarl.environments.spaces is spaces\n"
+        "again = fp3o_jax.make_env(make('MPE_simple_spread_v3'))\n"
+        "assert again.time_limit == ours[0].time_limit == 25\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_jaxmarl_object():
     import jaxmarl as library
 

@@ -10,6 +10,7 @@ from fp3o_jax.envs.adapter import TeamReward, adapt
 from fp3o_jax.envs.base import Environment
 from fp3o_jax.envs.known import MPE, MPE_COMPETITIVE
 from fp3o_jax.envs.quiet import quiet, quiet_mujoco
+from fp3o_jax.envs.spared import jaxmarl_module
 
 #: What MPE's tasks take besides what stands in their signatures.
 MPE_PHYSICS = ("rad", "moveable", "silent", "collide", "mass", "accel", "max_speed", "u_noise", "c_noise")
@@ -19,20 +20,16 @@ MABRAX = ("ant_4x2", "halfcheetah_6x1", "hopper_3x1", "humanoid_9|8", "walker2d_
 
 def smax_maps() -> tuple[str, ...]:
     """The names of JaxMARL's SMAX maps."""
-    with quiet():
-        from jaxmarl.environments.smax.smax_env import MAP_NAME_TO_SCENARIO
-    return tuple(MAP_NAME_TO_SCENARIO)
+    return tuple(jaxmarl_module("smax.smax_env").MAP_NAME_TO_SCENARIO)
 
 
 def smax(map_name: str, reward: TeamReward = "mean", **kwargs: Any) -> Environment:
     """SMAX with the heuristic enemy."""
     if map_name not in smax_maps():
         raise unknown("env", f"smax/{map_name}", (f"smax/{m}" for m in smax_maps()))
+    tasks = jaxmarl_module("smax")
     with quiet():
-        from jaxmarl.environments.smax import HeuristicEnemySMAX
-        from jaxmarl.environments.smax.smax_env import map_name_to_scenario
-
-        env = _build(HeuristicEnemySMAX, {"scenario": map_name_to_scenario(map_name)}, kwargs)
+        env = _build(tasks.HeuristicEnemySMAX, {"scenario": tasks.map_name_to_scenario(map_name)}, kwargs)
     return adapt(env, f"smax/{map_name}", reward=reward)
 
 
@@ -40,11 +37,9 @@ def mabrax(task: str, reward: TeamReward = "mean", **kwargs: Any) -> Environment
     """A Brax robot whose joints are divided among agents."""
     if task not in MABRAX:
         raise unknown("env", f"mabrax/{task}", (f"mabrax/{m}" for m in MABRAX))
-    with quiet():
-        from jaxmarl.environments.mabrax.mabrax_env import MABraxEnv
-
+    robots = jaxmarl_module("mabrax")
     with quiet(), quiet_mujoco():
-        env = _build(MABraxEnv, {"env_name": task, "auto_reset": False}, kwargs)
+        env = _build(robots.MABraxEnv, {"env_name": task, "auto_reset": False}, kwargs)
     return adapt(env, f"mabrax/{task}", reward=reward)
 
 
@@ -57,9 +52,8 @@ def mpe(task: str, reward: TeamReward = "mean", **kwargs: Any) -> Environment:
         )
     if task not in MPE:
         raise unknown("env", f"mpe/{task}", (f"mpe/{m}" for m in MPE))
+    tasks = jaxmarl_module("mpe")
     with quiet():
-        from jaxmarl.environments import mpe as tasks
-
         cls = getattr(tasks, "".join(word.capitalize() for word in task.split("_")) + "MPE")
         # It would take any name, and a slip in one would go unnoticed.
         taken = {name for kind in cls.__mro__ for name in inspect.signature(kind.__init__).parameters}

@@ -14,8 +14,8 @@ import numpy as np
 from jax import Array
 
 from fp3o_jax.config import ConfigError
-from fp3o_jax.envs.quiet import quiet
 from fp3o_jax.envs.scenes import Scene, mpe_scenes, smax_scenes
+from fp3o_jax.envs.spared import jaxmarl_module
 from fp3o_jax.envs.wrappers import clone, inherits
 
 _ROOT = "jaxmarl.environments"
@@ -168,8 +168,7 @@ def mended(env: Any) -> Any:
     """
     if not inherits(env, _MABRAX):
         return env
-    with quiet():
-        from jaxmarl.environments.mabrax.mappings import _agent_observation_mapping as tables
+    tables = jaxmarl_module("mabrax.mappings")._agent_observation_mapping
 
     # A wrapper around the robot itself: what it hides is the last state of an episode.
     robot = env.env
