@@ -12,6 +12,7 @@ from fp3o_jax.team.sharing import (
     Sharing,
     active_groups,
     agent_params,
+    joined,
     loss_scale,
     make_sharing,
     put,
@@ -110,6 +111,27 @@ def test_agent_params_agents_and_back():
     assert_array_equal(new["trunk"]["w"], [[0, 1], [-2, -3], [-4, -5]])
     assert_array_equal(new["head"]["w"], [10, -11, -12])
     assert take(tree, None) is tree
+
+
+def test_where_each_has_a_group_of_its_own_nothing_is_moved():
+    own = Sharing((0, 1, 2), (0, 1, 2))
+    tree = {part: {"w": jnp.arange(3.0)} for part in ("trunk", "head")}
+    assert agent_params(tree, own, None)["trunk"]["w"] is tree["trunk"]["w"]
+    new = {part: {"w": jnp.arange(3.0) + 1} for part in ("trunk", "head")}
+    assert set_agent_params(tree, own, None, new)["head"]["w"] is new["head"]["w"]
+    # Other groups, or the same in another order, are.
+    assert_array_equal(agent_params(tree, TIED, None)["head"]["w"], TIED.head)
+    turned = Sharing((1, 0, 2), (1, 0, 2))
+    assert_array_equal(agent_params(tree, turned, None)["trunk"]["w"], [1, 0, 2])
+    assert_array_equal(set_agent_params(tree, turned, None, new)["trunk"]["w"], [2, 1, 3])
+
+
+@pytest.mark.parametrize("how", ["add", "max"])
+def test_values_are_joined_to_their_groups(how):
+    into, values = jnp.array([1.0, 5.0, 0.0]), jnp.array([2.0, 3.0, 4.0])
+    assert_array_equal(joined(into, np.arange(3), values, how), joined(into, None, values, how))
+    expected = {"add": [1.0, 12.0, 2.0], "max": [1.0, 5.0, 2.0]}[how]
+    assert_array_equal(joined(into, np.array([2, 1, 1]), values, how), expected)
 
 
 def test_rows_are_put_where_their_agents_are():

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from fp3o_jax.team.sharing import Sharing
+from fp3o_jax.team.sharing import Sharing, groups_of, joined, take
 
 ADAM = optax.scale_by_adam(eps=1e-5)
 PARTS = ("trunk", "head")
@@ -64,16 +64,17 @@ def step(
     """
     num_components = max(sharing.component) + 1
     square, running = jnp.zeros(num_components), jnp.zeros(num_components)
+    components = {}
     for part in PARTS:
-        component = sharing.component_of(part)
-        square = square.at[component].add(_square_norm(grads[part]))
-        running = running.at[component].max(active[part])
+        components[part] = groups_of(None, sharing.component_of(part))
+        square = joined(square, components[part], _square_norm(grads[part]), "add")
+        running = joined(running, components[part], active[part], "max")
     norm = jnp.sqrt(square)
     shrink = jnp.minimum(1.0, max_grad_norm / jnp.maximum(norm, 1e-6))
 
     new_params, new_state = {}, {}
     for part, scale in (("trunk", 1.0), ("head", head_scale)):
-        factor = shrink[sharing.component_of(part)]
+        factor = take(shrink, components[part])
         clipped = jax.tree.map(lambda g, f=factor: g * _per_group(f, g), grads[part])
         direction, moved = jax.vmap(tx.update)(clipped, state[part])
         rate = -learning_rate * scale * jnp.ones(len(factor))

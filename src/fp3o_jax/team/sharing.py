@@ -202,25 +202,52 @@ def put(x: Array, agents: Array | None, rows: Array) -> Array:
     return rows if agents is None else x.at[agents].set(rows)
 
 
-def agent_params(params: Any, sharing: Sharing, agents: Array) -> Any:
+def agent_params(params: Any, sharing: Sharing, agents: Array | None) -> Any:
     """What each of ``agents`` [P] uses: leaves [G, ...] -> [P, ...].
 
     Args:
         params: ``{"trunk", "head"}`` of the actors or of the critics, or what is laid out like that.
         sharing: who uses which group of them.
-        agents: [P] int.
+        agents: [P] int, or None for all in order.
     """
-    return {part: take(tree, take(np.array(getattr(sharing, part)), agents)) for part, tree in params.items()}
+    return {part: take(tree, groups_of(agents, getattr(sharing, part))) for part, tree in params.items()}
 
 
-def set_agent_params(params: Any, sharing: Sharing, agents: Array, own: Any) -> Any:
-    """``params`` with others, ``own`` [P, ...], of ``agents`` [P], of which no two share any."""
+def set_agent_params(params: Any, sharing: Sharing, agents: Array | None, own: Any) -> Any:
+    """``params`` with others, ``own`` [P, ...], of ``agents`` [P], of which no two share any.
+
+    ``own`` itself for all agents, in order, where each has a group of its own.
+    """
 
     def set_part(part: str, tree: Any) -> Any:
-        groups = take(np.array(getattr(sharing, part)), agents)
-        return jax.tree.map(lambda leaf, x: leaf.at[groups].set(x), tree, own[part])
+        groups = groups_of(agents, getattr(sharing, part))
+        return jax.tree.map(lambda leaf, x: put(leaf, groups, x), tree, own[part])
 
     return {part: set_part(part, tree) for part, tree in params.items()}
+
+
+def groups_of(agents: Array | None, groups: Sequence[int] | np.ndarray) -> Any:
+    """[P] those of ``groups`` [n] that ``agents`` are in; None for all groups, in order, one agent in each.
+
+    There is nothing to gather or to scatter then.
+    """
+    if agents is None and tuple(groups) == tuple(range(len(groups))):
+        return None
+    return take(np.array(groups), agents)
+
+
+def joined(into: Array, groups: Any, values: Array, how: str) -> Array:
+    """``into`` [G], to which the ``values`` [P] of each group are added one by one, or its highest is taken.
+
+    Args:
+        into: what there is.
+        groups: [P] of the values; None for one each, in order.
+        values: what comes.
+        how: add or max.
+    """
+    if groups is None:
+        return {"add": jnp.add, "max": jnp.maximum}[how](into, values)
+    return getattr(into.at[groups], how)(values)
 
 
 def apply_grouped(
@@ -310,12 +337,12 @@ def loss_scale(living: Array, active: Array, sharing: Sharing, agents: Array | N
         sharing: of the parameters.
         agents: [P] agent of each row, or None for all in order.
     """
-    component = take(np.array(sharing.component), agents)
+    component = groups_of(agents, sharing.component)
 
     def total(per_agent: Array) -> Array:
         """[P] the sum over each row's component, at least 1."""
-        sums = jnp.zeros(max(sharing.component) + 1, living.dtype).at[component].add(per_agent)
-        return jnp.maximum(sums, 1.0)[component]
+        nothing = jnp.zeros(max(sharing.component) + 1, living.dtype)
+        return take(jnp.maximum(joined(nothing, component, per_agent, "add"), 1.0), component)
 
     counts = living * active
     return active / (total(counts) if sharing.pooled else jnp.maximum(counts, 1.0) * total(active))
@@ -323,5 +350,4 @@ def loss_scale(living: Array, active: Array, sharing: Sharing, agents: Array | N
 
 def active_groups(groups: Sequence[int], active: Array, agents: Array | None) -> Array:
     """[G] 1 for the groups of parameters that an ``active`` [P] row optimises, else 0."""
-    owners = take(np.array(groups), agents)
-    return jnp.zeros(max(groups) + 1, active.dtype).at[owners].max(active)
+    return joined(jnp.zeros(max(groups) + 1, active.dtype), groups_of(agents, groups), active, "max")

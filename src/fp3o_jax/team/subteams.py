@@ -36,27 +36,31 @@ def in_subteams(
         if minibatches is not None:
             sequences = minibatches.shape[1]
         blocks = make_blocks((num_rows, length, sequences), block_size)
-        agents = jnp.arange(num_rows) if rows.agents is None else rows.agents[:, 0, 0]
+        agents = None if rows.agents is None else rows.agents[:, 0, 0]
+        names = jnp.arange(num_rows) if agents is None else agents
         rows = rows.replace(agents=None)
+        learning = agent_params(params, sharing, agents), agent_params(opt_state, sharing, agents)
 
-        def some(i: Array) -> tuple[Any, Any, Any]:
+        def some(i: Array | int) -> tuple[Any, Any, Any]:
             pick = partial(blocks.of_rows, i * blocks.pieces)
-            these = pick(agents)
-            return make_descend(these)(
-                agent_params(params, sharing, these),
-                agent_params(opt_state, sharing, these),
+            return make_descend(pick(names))(
+                *jax.tree.map(pick, learning),
                 rows.of_rows(pick),
                 pick(active),
                 minibatches,
                 *settings,
             )
 
-        results = jax.lax.map(some, jnp.arange(blocks.parts))
-        own, moments = jax.tree.map(lambda x: x.reshape((num_rows, *x.shape[2:])), results[:2])
+        if blocks.parts == 1:
+            own, moments, metrics = some(0)
+        else:
+            results = jax.lax.map(some, jnp.arange(blocks.parts))
+            own, moments = jax.tree.map(lambda x: x.reshape((num_rows, *x.shape[2:])), results[:2])
+            metrics = jax.tree.map(lambda x: x.sum(0), results[2])
         return (
             set_agent_params(params, sharing, agents, own),
             set_agent_params(opt_state, sharing, agents, moments),
-            jax.tree.map(lambda x: x.sum(0), results[2]),
+            metrics,
         )
 
     return descend
