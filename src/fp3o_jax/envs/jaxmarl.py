@@ -52,9 +52,9 @@ def mpe(task: str, reward: TeamReward = "mean", **kwargs: Any) -> Environment:
         )
     if task not in MPE:
         raise unknown("env", f"mpe/{task}", (f"mpe/{m}" for m in MPE))
-    tasks = jaxmarl_module("mpe")
+    title = "".join(word.capitalize() for word in task.split("_"))
+    cls = getattr(jaxmarl_module(f"mpe.{task}"), f"{title}MPE")
     with quiet():
-        cls = getattr(tasks, "".join(word.capitalize() for word in task.split("_")) + "MPE")
         # It would take any name, and a slip in one would go unnoticed.
         taken = {name for kind in cls.__mro__ for name in inspect.signature(kind.__init__).parameters}
         for name in kwargs:

@@ -15,22 +15,23 @@ from typing import Any
 
 from fp3o_jax.envs.quiet import quiet
 
-_PACKAGES = ("jaxmarl", "jaxmarl.environments")
 _lock = threading.RLock()
 
 
 def jaxmarl_module(name: str) -> Any:
     """``jaxmarl.environments.<name>``, and of JaxMARL nothing that it does not import itself.
 
-    The two packages around it are the ordinary ones, but their own code runs when something of them is asked
-    for; where they were imported before, nothing is different.
+    The packages around it are the ordinary ones, but their own code runs when something of them is asked for;
+    where they were imported before, nothing is different.
     """
+    path = f"jaxmarl.environments.{name}"
+    around = path.split(".")[:-1]
     with quiet():
-        for package in _PACKAGES:
-            _set_up(package)
+        for depth in range(len(around)):
+            _set_up(".".join(around[: depth + 1]))
         # A module that others import as ``from jaxmarl.environments import spaces``.
         importlib.import_module("jaxmarl.environments.spaces")
-        return importlib.import_module(f"jaxmarl.environments.{name}")
+        return importlib.import_module(path)
 
 
 class _Waiting(ModuleType):
