@@ -71,7 +71,8 @@ def _run(module: ModuleType) -> None:
             return
         module.__class__ = ModuleType
         try:
-            module.__spec__.loader.exec_module(module)
+            with quiet():
+                module.__spec__.loader.exec_module(module)
         except BaseException:
             module.__class__ = _Waiting
             raise
