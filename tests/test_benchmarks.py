@@ -12,6 +12,7 @@ import pytest
 from against_jaxmarl import CASES, AgainstJaxMARL, our_trainer, with_their_networks
 from fp3o_jax import Config, xla
 from harness import InParts, Options, Peer, Report, Timing, take_turns
+from kernels import kernels_of
 from memory import analyse
 from products import plain_products
 
@@ -77,6 +78,44 @@ def test_plain_products_are_counted():
     assert flops == 2 * sum(2 * 2 * m * 5 * 3 + 3 * 2 * m * 3 * 2 for m in (7, 11))
     # The first element of every product of ones, twice: both gradients sum over what they should.
     assert multiply() == 2 * sum((5 + m) + (3 + m + 2) for m in (7, 11))
+
+
+def test_kernels_are_counted_as_often_as_they_run():
+    """Of a program as XLA writes it: two before a loop of 16 steps, in each one kernel and a loop of 8 of two."""
+    text = """HloModule jit_f
+
+%inner_body (p: (s32[], f32[4])) -> (s32[], f32[4]) {
+  %p = (s32[], f32[4]) parameter(0)
+  %x = f32[4] get-tuple-element(%p), index=1
+  %sines = f32[4] fusion(%x), metadata={op_name="jit(f)/while/body/while/body/sin"}
+  %moved = f32[4] copy(%sines)
+  ROOT %out = (s32[], f32[4]) tuple(%x, %moved)
+}
+
+%outer_body (p: (s32[], f32[4])) -> (s32[], f32[4]) {
+  %p = (s32[], f32[4]) parameter(0)
+  %inner = (s32[], f32[4]) while(%p), body=%inner_body, c={"known_trip_count":{"n":"8"}}
+  ROOT %out = (s32[], f32[4]) fusion(%inner), metadata={op_name="jit(f)/while/body/add"}
+}
+
+%branch (p: f32[4]) -> f32[4] {
+  ROOT %root = f32[4] fusion(%p), metadata={op_name="jit(f)/sqrt"}
+}
+
+ENTRY %main (x: f32[4]) -> f32[4] {
+  %x = f32[4] parameter(0)
+  %called = f32[4] call(%x), to_apply=%branch
+  %product = f32[4] custom-call(%called), metadata={op_name="jit(f)/dot_general"}
+  ROOT %loop = (s32[], f32[4]) while(%x), body=%outer_body, c={"known_trip_count":{"n":"16"}}
+}
+"""
+    assert kernels_of(text) == {
+        "jit(f)/sqrt": 1,
+        "jit(f)/dot_general": 1,
+        "jit(f)/while/body/add": 16,
+        "jit(f)/while/body/while/body/sin": 128,
+        "copy": 128,
+    }
 
 
 def test_a_peer(tmp_path):
