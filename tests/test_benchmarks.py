@@ -81,7 +81,7 @@ def test_plain_products_are_counted():
 
 
 def test_kernels_are_counted_as_often_as_they_run():
-    """Of a program as XLA writes it: two before a loop of 16 steps, in each one kernel and a loop of 8 of two."""
+    """Two before a loop of 16 steps, and in each of these one and a loop of 8 of two, as XLA writes it."""
     text = """HloModule jit_f
 
 %inner_body (p: (s32[], f32[4])) -> (s32[], f32[4]) {
