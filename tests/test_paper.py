@@ -478,6 +478,10 @@ def test_the_page(protocol, small, tmp_path):
     )
     assert "ms an update" not in apart and "score after" not in apart and "| full | fp3o | 2 |" in apart
     assert "256 env steps a seed (4 updates of 4 x 16)" in apart
+    signs = page.read_text().split("### How often does training leave")[1]
+    largest = max(np.median(result["curves"]["joint_kl"]) for result in store.results().values())
+    assert f"by a median joint KL of {largest:.3f} in an update" in signs and "results-signs.png" in signs
+    assert (page.parent / "figures" / "results-signs.png").stat().st_size > 5000
 
 
 def test_questions_are_answered_by_what_is_finished(protocol, small, tmp_path):

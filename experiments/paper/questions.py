@@ -115,12 +115,13 @@ def draw_dots(done: Sequence[Measured], file: Path) -> None:
     save(figure, file)
 
 
-def signs_section(group: Sequence[Measured]) -> list[str]:
+def signs_section(group: Sequence[Measured], figure: Path) -> list[str]:
     """What tells of seeds that fail, and of steps that the theory has no word for, in all that is finished.
 
     Joint KL is taken of each of a curve's points (the mean of its updates), the highest of single updates.
     """
     done = [m for m in group if m.result]
+    draw_signs(done, figure)
     lines = ["### How often does training leave what the theory speaks of, and which seeds fail?", ""]
     rows, held = [], []
     for sharing, method in dict.fromkeys((m.cell.sharing, m.cell.method) for m in done):
@@ -142,6 +143,13 @@ def signs_section(group: Sequence[Measured]) -> list[str]:
             "the joint KL tells it.",
             "",
         ]
+    largest = max(done, key=lambda m: np.nanmedian(m.curve("joint_kl")))
+    median = number(float(np.nanmedian(largest.curve("joint_kl"))))
+    lines += [
+        f"Policies drift most on {where(largest)} ({largest.cell.method}, sharing {largest.cell.sharing}), "
+        f"by a median joint KL of {median} in an update.",
+        *("", f"![Joint KL of an update](figures/{figure.name})", ""),
+    ]
     head = ["sharing", "method", "environments", "joint KL, median", "99th percentile", "highest"]
     head += ["condition held", "spread of seeds", "ceased to be finite"]
     lines += [*table(rows, head), ""]
@@ -150,6 +158,43 @@ def signs_section(group: Sequence[Measured]) -> list[str]:
         "The spread is the interquartile range of final scores over the range of all scores met.",
         "",
     ]
+
+
+def draw_signs(done: Sequence[Measured], file: Path, most: int = 4) -> None:
+    """A panel for each sharing: the joint KL of updates on each environment, median and 99th percentile, of
+    the methods with ``most`` cells at least."""
+    from matplotlib.figure import Figure
+
+    sharings = list(dict.fromkeys(m.cell.sharing for m in done))
+    envs = list(dict.fromkeys(map(where, done)))
+    named = [m.cell.method for m in done]
+    methods = [name for name in dict.fromkeys(named) if named.count(name) >= most] or list(
+        dict.fromkeys(named)
+    )
+    figure = Figure(figsize=(3.2 * max(2, len(sharings)), 1.6 + 0.3 * len(envs)), layout="constrained")
+    handles = {}
+    panels = figure.subplots(1, len(sharings), squeeze=False, sharex=True, sharey=True)[0]
+    for axes, sharing in zip(panels, sharings, strict=True):
+        for m in done:
+            if m.cell.sharing != sharing or m.cell.method not in methods:
+                continue
+            style = methods.index(m.cell.method)
+            middle, high = np.nanpercentile(m.curve("joint_kl"), [50, 99])
+            place = envs.index(where(m)) + 0.6 * ((style + 0.5) / len(methods) - 0.5)
+            handles[m.cell.method] = axes.errorbar(
+                *([middle], [place]),
+                xerr=[[0], [high - middle]],
+                fmt=MARKERS[style % 7],
+                color=COLORS[style % 7],
+            )
+        axes.set_title(f"sharing: {sharing}", fontsize="medium")
+        axes.set_xscale("symlog", linthresh=1e-3)
+        axes.set_xlabel("joint KL of an update")
+        axes.set_yticks(range(len(envs)), envs)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=6, frameon=False)
+    save(figure, file)
 
 
 def _spread(final: np.ndarray, evaluations: np.ndarray) -> float:

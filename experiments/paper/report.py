@@ -230,7 +230,7 @@ def generate(options: Options) -> str:
     )
     lines += overhead_section()
     if finished:
-        lines += signs_section(finished)
+        lines += signs_section(finished, options.page.parent / "figures" / "results-signs.png")
     return "\n".join(lines)
 
 
