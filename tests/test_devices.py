@@ -69,7 +69,9 @@ def test_a_run_spread_over_devices(tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    stopped, stopped_too, *runs, of_seeds, of_shards, refused = map(json.loads, done.stdout.splitlines())
+    stopped, stopped_too, *runs, of_seeds, of_shards, refused, looped = map(
+        json.loads, done.stdout.splitlines()
+    )
     assert (stopped, stopped_too) == ({"stopped": [3, 3, 3]}, {"stopped": [3]})
     seeds, shards = ("1", "2", "all", "resumed"), ("1", "all", "resumed")
     assert [run["run"] for run in runs] == [f"seeds/{n}" for n in seeds] + [f"shards/{n}" for n in shards]
@@ -88,6 +90,7 @@ def test_a_run_spread_over_devices(tmp_path):
     assert of_seeds == {"devices": 3, "collectives": []}
     assert of_shards == {"devices": 4, "collectives": ["all-reduce"]}
     assert refused["error"].startswith("devices=8 is more than there are: 4")
+    assert looped == {"in one loop": 4, "same": True}
 
 
 def test_a_run_that_looks_for_nans(tmp_path):

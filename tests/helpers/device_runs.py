@@ -14,12 +14,12 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from fp3o_jax import Config, ConfigError
+from fp3o_jax import Config, ConfigError, xla
 from fp3o_jax.evaluation import make_evaluate
 from fp3o_jax.runs import Interrupted, RunOptions, evaluate_run, load_run, run_training
-from fp3o_jax.runs.devices import SHARD
+from fp3o_jax.runs.devices import RUN, SHARD
 from fp3o_jax.runs.journal import Journals
-from fp3o_jax.runs.programs import Programs
+from fp3o_jax.runs.programs import LAYOUT, Programs
 from fp3o_jax.seeds import seed_keys
 from fp3o_jax.train import make_train
 from remembered import remember_programs
@@ -84,3 +84,12 @@ try:
     run("too many", 8)
 except ConfigError as error:
     print(json.dumps({"error": str(error)}))
+
+# As accelerators learn with a GRU, over all devices: traced alone.
+xla.steps_wait = lambda: True
+trainer = make_train(ALONE.replace(recurrent=True, chunk_length=4))
+programs = Programs(trainer, seed_keys(range(1)), RunOptions())
+step = programs.axis.jit(trainer.update, (LAYOUT,), (LAYOUT, RUN))
+before, after = programs._state, jax.eval_shape(step, programs._state)[0]
+same = jax.tree.map(lambda x, y: (x.shape, x.dtype) == (y.shape, y.dtype), before, after)
+print(json.dumps({"in one loop": len(programs.axis.devices), "same": all(jax.tree.leaves(same))}))
