@@ -141,6 +141,12 @@ def test_mabrax_humanoid_reads_no_feature_twice():
     assert max(env.obs_sizes) < env.state_size
 
 
+def said_by(code, folder):
+    """Exit status and what a process of its own printed on both streams."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder)
+    return done.returncode, done.stdout, done.stderr
+
+
 def test_importing_jaxmarl_leaves_the_streams_alone(capsys, tmp_path):
     code = (
         "import io, sys\n"
@@ -150,10 +156,7 @@ def test_importing_jaxmarl_leaves_the_streams_alone(capsys, tmp_path):
         "assert sys.stdout is mine and sys.stderr is err and mine.getvalue() == ''\n"
         "sys.__stdout__.write('still here')\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "still here", "")
+    assert said_by(code, tmp_path) == (0, "still here", "")
     assert list(tmp_path.iterdir()) == []
     make_env("mpe/simple_spread")
     print("captured")
@@ -183,10 +186,7 @@ def test_jaxmarl_is_imported_as_far_as_it_is_needed(tmp_path):
         "again = fp3o_jax.make_env(make('MPE_simple_spread_v3'))\n"
         "assert again.time_limit == ours[0].time_limit == 25\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert said_by(code, tmp_path) == (0, "", "")
 
 
 def test_a_jaxmarl_object():

@@ -209,6 +209,27 @@ def test_a_pair_of_grus_is_one_loop_forward_and_one_back(rows, expected):
         assert_allclose(ours, slope, rtol=1e-7)
 
 
+def test_grus_of_two_precisions_keep_them():
+    """In one loop with a product for each, though the rows of one go into those of the other."""
+    rng = np.random.default_rng(0)
+
+    def draw(count, dtype):
+        shapes = (5, count, 12), (count, 4), (4, 12), (12,)
+        x, h, kernel, bias = (rng.normal(size=shape).astype(dtype) for shape in shapes)
+        return x, h, rng.random((5, count)) < 0.3, kernel, bias
+
+    def states(inputs):
+        return [gru_scan.fun(*each) for each in inputs]
+
+    with jax.enable_x64(True):
+        inputs = draw(2, np.float32), draw(6, np.float64)
+        apart, together = jax.jit(lambda x: (states(x), in_one_loop(states)(x)))(inputs)
+        assert lengths(in_one_loop(states), inputs) == [5] and products(in_one_loop(states), inputs) == 2
+    for ours, expected in zip(together, apart, strict=True):
+        assert ours.dtype == expected.dtype
+        assert_allclose(ours, expected, rtol=0, atol=0)
+
+
 N, LENGTH, COUNT, WIDTH, EPOCHS, SEEDS = 3, 4, 6, 6, 2, 2
 
 

@@ -1,7 +1,7 @@
 """JaxMARL without those of its environments that nobody asked for.
 
 Whichever of its modules is imported, its packages import all environments before, and with them Brax, MuJoCo
-and Matplotlib, and run JAX programs: three seconds at each start.
+and Matplotlib, and run JAX programs: five seconds of processor time at each start.
 """
 
 from __future__ import annotations

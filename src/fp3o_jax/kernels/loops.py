@@ -217,6 +217,8 @@ def _times(scan: _Scan, least: _Scan) -> int | None:
     """How often the rows of ``least`` go into those of ``scan``, the same in whatever differs; else None."""
     found = set()
     for mine, other in zip(scan.body.in_avals, least.body.in_avals, strict=True):
+        if mine.dtype != other.dtype:
+            return None
         if mine.shape != other.shape:
             rows = [aval.shape[0] if aval.ndim else 1 for aval in (mine, other)]
             fits = mine.shape[1:] == other.shape[1:] and mine.ndim == other.ndim and rows[0] % rows[1] == 0
