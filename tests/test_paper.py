@@ -25,6 +25,7 @@ from fp3o_jax import Config, ConfigError, make_train
 from fp3o_jax.runs.statistics import Estimate
 from sensitivity import sensitivity_section
 from store import Store
+from tuning import Point, read_tuning, tuning_section
 
 ROOT = Path(__file__).parent.parent
 TINY = """
@@ -546,6 +547,35 @@ def test_sensitivity_is_told_from_a_sweep(tmp_path):
     assert cells[:2] == ["0.002", "4.0"] and cells[3] == cells[5] == "0.0"
     assert cells[6] == "-10.0 [-10.5, -9.500]"
     assert figure.stat().st_size > 5000
+
+
+def test_tuning_chooses_for_all_methods_together(tmp_path):
+    """Of made-up scores: both are nearly as good at (3, 1e-3) as at their best, which the other does not bear."""
+    scores = {
+        "fp3o": {(3, 1e-3): 9.0, (3, 4e-3): 10.0, (8, 1e-3): 4.0, (8, 4e-3): 0.0},
+        "mappo": {(3, 1e-3): 8.0, (3, 4e-3): 2.0, (8, 1e-3): 9.0, (8, 4e-3): 1.0},
+        "happo": {(3, 1e-3): 0.0, (3, 4e-3): 0.0, (8, 1e-3): 0.0, (8, 4e-3): 9999.0},
+    }
+    lines = ["env,algorithm,sharing,epochs,actor_lr,critic_lr,seed,greedy_episode_return,env_steps,status"]
+    for method, points in scores.items():
+        for (epochs, lr), score in points.items():
+            for seed, more in ((0, -0.5), (1, 0.5)):
+                # A method of which a run is missing does not count.
+                status = "training" if (method, epochs, seed) == ("happo", 3, 1) else "finished"
+                lines.append(f"smax/x,{method},none,{epochs},{lr},{lr},{seed},{score + more},640,{status}")
+    assert tuning_section(tmp_path)[-2].startswith("Not measured yet: `fp3o sweep")
+    file = tmp_path / "tuning_smax.csv"
+    file.write_text("\n".join(lines))
+    tuning = read_tuning(file)
+    assert tuning.chosen == Point(3, 1e-3)
+    assert_allclose(tuning.regret, [[0.1, 0.0, 0.6, 1.0], [0.1, 0.7, 0.0, 0.8]], atol=1e-12)
+    section = "\n".join(tuning_section(tmp_path))
+    assert "640 env steps a run, the choice is **3 epochs at 0.001**, which the preset `smax`" in section
+    assert "the best point of 0 of 2 methods, and lacks 10% of the range of scores on average" in section
+    assert "learning rate of 2 of them is an end of the grid." in section
+    assert "Methods that are not finished do not count: 1." in section
+    assert "| none | fp3o | 9.000 | **10.0** | 4.000 | 0.000 |" in section
+    assert "| none | happo | - | - | 0.000 | **9999.0** |" in section
 
 
 #: Seeds and what each adds to a score.

@@ -24,6 +24,7 @@ from measured import Measured, judged, of_seeds, save, seeds_text, steps_text, t
 from questions import question_section, signs_section
 from sensitivity import sensitivity_section
 from store import RESULTS, Store, source
+from tuning import tuning_section
 
 PAGE = Path(__file__).parents[2] / "docs" / "results.md"
 PERFORMANCE = PAGE.with_name("performance.md")
@@ -231,6 +232,7 @@ def generate(options: Options) -> str:
     lines += overhead_section()
     if finished:
         lines += signs_section(finished, options.page.parent / "figures" / "results-signs.png")
+    lines += tuning_section(options.store)
     return "\n".join(lines)
 
 
