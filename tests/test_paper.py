@@ -550,7 +550,7 @@ def test_sensitivity_is_told_from_a_sweep(tmp_path):
 
 
 def test_tuning_chooses_for_all_methods_together(tmp_path):
-    """Of made-up scores: both are nearly as good at (3, 1e-3) as at their best, which the other does not bear."""
+    """Of made-up scores: both are nearly as good at (3, 1e-3) as at their own best."""
     scores = {
         "fp3o": {(3, 1e-3): 9.0, (3, 4e-3): 10.0, (8, 1e-3): 4.0, (8, 4e-3): 0.0},
         "mappo": {(3, 1e-3): 8.0, (3, 4e-3): 2.0, (8, 1e-3): 9.0, (8, 4e-3): 1.0},
