@@ -1,10 +1,10 @@
 """The section about tuning: one grid for every algorithm × sharing, and the one choice that is made of it.
 
 The rule, written before the results. A point's score for a method (algorithm × sharing) is the mean over
-seeds of the greedy return after the last update. Its regret is what it lacks of the method's best point, as a part
-of the range of all methods' scores. The family's choice is the point with the least mean regret over the
-methods, each of which counts the same; of equal ones that with fewer epochs, then with the smaller learning
-rate.
+seeds of the greedy return after the last update. Its regret is what it lacks of the method's best point,
+as a part of the range of all methods' scores. The family's choice is the point with the least mean
+regret over the methods, each of which counts the same; of equal ones that with fewer epochs, then with
+the smaller learning rate.
 """
 
 from __future__ import annotations
