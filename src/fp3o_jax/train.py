@@ -17,6 +17,7 @@ from fp3o_jax.config import Config, ConfigError, Hyperparams
 from fp3o_jax.envs import Environment, make_env
 from fp3o_jax.kernels import shards
 from fp3o_jax.kernels.loops import in_one_loop
+from fp3o_jax.kernels.steps import in_few_kernels
 from fp3o_jax.method import normalization
 from fp3o_jax.method.contract import check_algorithm
 from fp3o_jax.method.descent import Metrics
@@ -204,17 +205,18 @@ class Trainer:
     @_phase
     def collect(self, state: TrainState, key: Array) -> tuple[RolloutState, Trajectory]:
         """The first phase: T steps of B environments under the current policies."""
-        return collect(
+        acting = functools.partial(
+            collect,
             self.env,
             self.networks,
-            state.params,
-            state.rollout,
-            key,
             rollout_length=self.config.rollout_length,
             chunk_length=self.config.sequence_length,
             num_starts=self._num_starts,
             critics_see_state=self.algorithm.critics_see_state,
         )
+        if xla.steps_wait():
+            acting = in_few_kernels(acting)
+        return acting(state.params, state.rollout, key)
 
     @_phase
     def targets(self, state: TrainState, trajectory: Trajectory) -> Targets:

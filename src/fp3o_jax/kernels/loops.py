@@ -7,13 +7,14 @@ work of two takes half as many.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
-from jax.extend.core.primitives import scan_p
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+
+from fp3o_jax.kernels.equations import Part, Scan, Traced, is_scan, run, variables
 
 ROWS = "of_rows_"
 
@@ -33,12 +34,11 @@ def in_one_loop(fn: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(fn)
     def merged(*args: Any) -> Any:
-        flat, tree = jax.tree.flatten(args)
-        program, shapes = jax.make_jaxpr(lambda *flat: fn(*tree.unflatten(flat)), return_shape=True)(*flat)
+        program, flat, gives = Traced.of(fn, *args)
         # A single step is no loop, and hides those within.
-        while any(_is_scan(eqn) and eqn.params["length"] == 1 for eqn in program.jaxpr.eqns):
-            program = jax.make_jaxpr(functools.partial(_run, program, _one_by_one))(*flat)
-        return jax.tree.unflatten(jax.tree.structure(shapes), _run(program, _side_by_side, *flat))
+        while any(is_scan(eqn) and eqn.params["length"] == 1 for eqn in program.jaxpr.eqns):
+            program = jax.make_jaxpr(functools.partial(run, program, _parts(_one_by_one, program)))(*flat)
+        return jax.tree.unflatten(gives, run(program, _parts(_side_by_side, program), *flat))
 
     return merged
 
@@ -53,83 +53,20 @@ def of_rows(step: Callable[..., Any]) -> Callable[..., Any]:
     return jax.jit(step)
 
 
-class _Scan(NamedTuple):
-    """What an equation that is a scan takes and gives, variables of the program around it; and its step.
-
-    Attributes:
-        consts, carry, xs: what it takes.
-        carried, ys: what it gives.
-        body: of a step.
-        kind: length, direction and steps at a time, by the names that ``jax.lax.scan`` has for them.
-    """
-
-    consts: list[Any]
-    carry: list[Any]
-    xs: list[Any]
-    carried: list[Any]
-    ys: list[Any]
-    body: ClosedJaxpr
-    kind: tuple[tuple[str, Any], ...]
-
-    @classmethod
-    def of(cls, equation: JaxprEqn) -> _Scan:
-        """How many are what is told by their shapes; JAX's versions differ in how they note it."""
-        takes, gives, body = equation.invars, equation.outvars, equation.params["jaxpr"]
-
-        def unsliced(outside: list[Any], inside: list[Any]) -> int:
-            return sum(v.aval.ndim == aval.ndim for v, aval in zip(outside, inside, strict=True))
-
-        before_xs, before_ys = unsliced(takes, body.in_avals), unsliced(gives, body.out_avals)
-        first = before_xs - before_ys
-        kind = tuple((name, equation.params[name]) for name in ("length", "reverse", "unroll"))
-        return cls(
-            takes[:first],
-            takes[first:before_xs],
-            takes[before_xs:],
-            gives[:before_ys],
-            gives[before_ys:],
-            body,
-            kind,
-        )
-
-    def step(self, consts: list[Any], carry: list[Any], xs: list[Any]) -> tuple[list[Any], list[Any]]:
-        results = jaxpr_as_fun(self.body)(*consts, *carry, *xs)
-        return results[: len(carry)], results[len(carry) :]
-
-
-def _variables(atoms: Iterable[Any]) -> list[Any]:
-    """Those that are no constants."""
-    return [v for v in atoms if not isinstance(v, Literal)]
-
-
-def _is_scan(equation: JaxprEqn) -> bool:
-    return equation.primitive is scan_p
-
-
-def _run(program: ClosedJaxpr, order: Callable[[Jaxpr], Iterator[list[JaxprEqn]]], *args: Any) -> list[Any]:
-    """The results of a program, whose equations are run some at a time, in an ``order``."""
-    jaxpr = program.jaxpr
-    values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*program.consts, *args], strict=True))
-
-    def read(variables: Iterable[Any]) -> list[Any]:
-        return [v.val if isinstance(v, Literal) else values[v] for v in variables]
-
-    for equations in order(jaxpr):
-        scans = [_Scan.of(equation) for equation in equations if _is_scan(equation)]
-        given = [v for scan in scans for v in (*scan.carried, *scan.ys)]
+def _parts(order: Callable[[Jaxpr], Iterator[list[JaxprEqn]]], program: ClosedJaxpr) -> Iterator[Part]:
+    """Its equations some at a time, in an ``order``; scans among them as one."""
+    for equations in order(program.jaxpr):
+        scans = [Scan.of(equation) for equation in equations if is_scan(equation)]
         if scans and dict(scans[0].kind)["length"] == 1:
-            results = _once(*scans, read)
+            yield equations, functools.partial(_once, *scans)
         elif len(scans) > 1:
             groups = _groups(scans)
-            results = _stacked(scans, groups, read) if groups else _beside(scans, read)
+            yield (
+                equations,
+                functools.partial(_stacked, scans, groups) if groups else functools.partial(_beside, scans),
+            )
         else:
-            given = [v for equation in equations for v in equation.outvars]
-            taken = dict.fromkeys(v for equation in equations for v in _variables(equation.invars))
-            taken = [v for v in taken if v not in set(given)]
-            part = jaxpr.replace(constvars=(), invars=taken, outvars=given, eqns=equations)
-            results = jaxpr_as_fun(ClosedJaxpr(part, ()))(*read(taken))
-        values.update(zip(given, results, strict=True))
-    return read(jaxpr.outvars)
+            yield equations, None
 
 
 def _one_by_one(jaxpr: Jaxpr) -> Iterator[list[JaxprEqn]]:
@@ -143,14 +80,14 @@ def _side_by_side(jaxpr: Jaxpr) -> Iterator[list[JaxprEqn]]:
     kinds: dict[Any, Any] = {}
     turns: dict[tuple[int, bool, Any], list[JaxprEqn]] = {}
     for equation in jaxpr.eqns:
-        if _is_scan(equation):
-            scan = _Scan.of(equation)
+        if is_scan(equation):
+            scan = Scan.of(equation)
             whole, by_step, kind = [*scan.consts, *scan.carry], scan.xs, scan.kind
             kinds |= dict.fromkeys(scan.ys, kind)
         else:
             whole, by_step, kind = equation.invars, [], None
-        waits = [behind.get(v, 0) for v in _variables(whole)]
-        waits += [behind.get(v, 0) - (kinds.get(v) == kind) for v in _variables(by_step)]
+        waits = [behind.get(v, 0) for v in variables(whole)]
+        waits += [behind.get(v, 0) - (kinds.get(v) == kind) for v in variables(by_step)]
         turn = max(waits, default=0)
         turns.setdefault((turn, kind is not None, kind), []).append(equation)
         behind |= dict.fromkeys(equation.outvars, turn + (kind is not None))
@@ -158,13 +95,13 @@ def _side_by_side(jaxpr: Jaxpr) -> Iterator[list[JaxprEqn]]:
         yield group
 
 
-def _once(scan: _Scan, read: Callable[..., list[Any]]) -> list[Any]:
+def _once(scan: Scan, read: Callable[..., list[Any]]) -> list[Any]:
     """The results of a scan of one step."""
     carried, ys = scan.step(read(scan.consts), read(scan.carry), [x[0] for x in read(scan.xs)])
     return [*carried, *(y[None] for y in ys)]
 
 
-def _beside(scans: list[_Scan], read: Callable[..., list[Any]]) -> list[Any]:
+def _beside(scans: list[Scan], read: Callable[..., list[Any]]) -> list[Any]:
     """The results of scans as those of one whose step does what each would do."""
     inside = {id(v) for scan in scans for v in scan.ys}
 
@@ -186,7 +123,7 @@ def _beside(scans: list[_Scan], read: Callable[..., list[Any]]) -> list[Any]:
     return [v for results in zip(carries, ys, strict=True) for part in results for v in part]
 
 
-def _groups(scans: list[_Scan]) -> list[int] | None:
+def _groups(scans: list[Scan]) -> list[int] | None:
     """Of how many groups each scan is, where all do the same to groups of the same shapes; None if not.
 
     A scan is a single group, or several of the rows that the smallest one has (:func:`of_rows`).
@@ -213,7 +150,7 @@ def _name_of_rows(body: Jaxpr) -> str | None:
     return name if name.startswith(ROWS) else None
 
 
-def _times(scan: _Scan, least: _Scan) -> int | None:
+def _times(scan: Scan, least: Scan) -> int | None:
     """How often the rows of ``least`` go into those of ``scan``, the same in whatever differs; else None."""
     found = set()
     for mine, other in zip(scan.body.in_avals, least.body.in_avals, strict=True):
@@ -226,7 +163,7 @@ def _times(scan: _Scan, least: _Scan) -> int | None:
     return found.pop() if len(found) == 1 else None if found else 1
 
 
-def _stacked(scans: list[_Scan], groups: list[int], read: Callable[..., list[Any]]) -> list[Any]:
+def _stacked(scans: list[Scan], groups: list[int], read: Callable[..., list[Any]]) -> list[Any]:
     """The results of scans as those of one, of the ``groups`` of all of them side by side."""
     least = scans[groups.index(1)]
 
