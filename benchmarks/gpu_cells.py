@@ -13,6 +13,8 @@ COMMON = {
     | {"chunk_length": 4},
 }
 PHASES = ("update", "collect", "targets", "learn", "environment")
+#: Collecting with its loop as it is written, in place of one whose steps start fewer kernels.
+AS_WRITTEN = "collect as written"
 ALGORITHMS = ("mappo", "fp3o", "happo", "ippo", "a2po", "coppo")
 RECURRENT = {"recurrent": True}
 #: One of each family and more of SMAX, with what differs.
@@ -37,7 +39,7 @@ class Program(NamedTuple):
 
     Attributes:
         label: in its cell.
-        kind: a function of ``gpu_programs.KINDS``, or a phase of an iteration (``PHASES``).
+        kind: a function of ``gpu_programs.KINDS``, or a phase of an iteration (``PHASES``, ``AS_WRITTEN``).
         settings: what the kind takes.
         seeds: trained side by side in it.
     """
@@ -79,10 +81,10 @@ def cells(small: bool) -> list[Cell]:
     precisions = {"matmul_precision": ("default", "highest")}
     return [
         *theirs(small),
-        phases("phases", common),
+        phases("phases", common, AS_WRITTEN),
         Cell("seeds", tuple(Program(f"{s} seeds", "update", few, s) for s in SEEDS[small]), "1 seeds"),
         versus("environments", common, {"num_envs": ENVS[small]}),
-        phases("phases, GRU", gru),
+        phases("phases, GRU", gru, AS_WRITTEN),
         single("profile", "profile", common),
         versus("algorithms, full", common | {"sharing": "full"}, {"algorithm": ALGORITHMS}),
         *(phases(name, common | settings) for name, settings in families(small)),
@@ -108,9 +110,9 @@ def versus(name: str, common: Mapping[str, Any], axis: Mapping[str, tuple[Any, .
     return Cell(name, tuple(made), labels[0])
 
 
-def phases(name: str, settings: Mapping[str, Any]) -> Cell:
+def phases(name: str, settings: Mapping[str, Any], *more: str) -> Cell:
     """An iteration, its phases by themselves, and the bare environment under random actions."""
-    return Cell(name, tuple(Program(phase, phase, settings) for phase in PHASES), "update")
+    return Cell(name, tuple(Program(phase, phase, settings) for phase in (*PHASES, *more)), "update")
 
 
 def single(name: str, how: str, settings: Mapping[str, Any]) -> Cell:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ import random_team
 from against_jaxmarl import CASES, AgainstJaxMARL, our_config, told
 from fp3o_jax import Config, make_train, xla
 from fp3o_jax.runs.devices import over_seeds
-from gpu_cells import PHASES, Program
+from gpu_cells import AS_WRITTEN, PHASES, Program
 from harness import Repeated
 from limits import random_actions
 from training import Compiler, environment
@@ -119,7 +120,7 @@ def prepare(program: Program, compile_: Compiler) -> Prepared:
     Raises:
         Exception: settings that do not fit, or an environment or script that is not there.
     """
-    kind = "phases" if program.kind in PHASES else program.kind
+    kind = "phases" if program.kind in (*PHASES, AS_WRITTEN) else program.kind
     chain = KINDS[kind](json.dumps(dict(program.settings), sort_keys=True), program.seeds)
     timed = program.kind if kind == "phases" else TIMED[kind]
     needed = []
@@ -178,10 +179,15 @@ def of_config(config: Config, seeds: int = 1) -> Chain:
         schedule = trainer.algorithm.draw(key_schedule, batch.advantage, batch.value, batch.alive)
         return trainer.learn(state, targets, schedule, key)
 
+    def as_written(state: Any) -> Any:
+        with mock.patch.object(xla, "steps_wait", lambda: False):
+            return trainer.collect(state, state.key)
+
     functions = {
         "init": trainer.init,
         "update": trainer.update,
         "collect": lambda state: trainer.collect(state, state.key),
+        AS_WRITTEN: as_written,
         "targets": lambda state, collected: trainer.targets(state, collected[1]),
         "learn": learn,
         "environment": lambda state: play(state.rollout.env_state, state.key),
@@ -193,7 +199,7 @@ def of_config(config: Config, seeds: int = 1) -> Chain:
             "init": ("keys",),
             "targets": ("state", "collected"),
             "learn": ("state", "targets"),
-            **dict.fromkeys(("update", "collect", "environment"), ("state",)),
+            **dict.fromkeys(("update", "collect", AS_WRITTEN, "environment"), ("state",)),
         },
         {"state": "init", "collected": "collect", "targets": "targets"},
         {"keys": jnp.stack([jax.random.key(i) for i in range(seeds)])},
