@@ -32,6 +32,10 @@ BEGIN, END = "<!-- report.py: begin -->", "<!-- report.py: end -->"
 #: Win rates, the env steps to which are told.
 LEVELS = (0.5, 0.9)
 OTHER = "†"
+HOW = (
+    "Where a section names no command, `python experiments/paper/run.py --minutes 60` runs what is missing of its "
+    "cells, and `--protocol experiments/paper/two_cores.toml` behind it the small ones."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,7 +223,7 @@ def generate(options: Options) -> str:
             figure = options.page.parent / "figures" / f"results-{name}.png"
             draw(group, figure)
             lines += section(env, group, figure, here)
-    lines += ["## Questions", ""]
+    lines += ["## Questions", "", HOW, ""]
     for number, (question, group) in enumerate(questions.items(), 1):
         figure = options.page.parent / "figures" / f"results-question-{number}.png"
         lines += question_section(question, group, figure)
