@@ -33,8 +33,8 @@ BEGIN, END = "<!-- report.py: begin -->", "<!-- report.py: end -->"
 LEVELS = (0.5, 0.9)
 OTHER = "†"
 HOW = (
-    "Where a section names no command, `python experiments/paper/run.py --minutes 60` runs what is missing of its "
-    "cells, and `--protocol experiments/paper/two_cores.toml` behind it the small ones."
+    "Where a section names no command, `python experiments/paper/run.py --minutes 60` runs what is missing "
+    "of its cells, and `--protocol experiments/paper/two_cores.toml` behind it the small ones."
 )
 
 
