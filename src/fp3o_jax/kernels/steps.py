@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -30,8 +30,8 @@ def in_few_kernels(fn: Callable[..., Any]) -> Callable[..., Any]:
     """``fn``, the steps of whose scans start fewer kernels.
 
     It computes the same, but for the order in which a few numbers are added to one place, which is fixed here
-    and is not where a GPU adds them by atomic operations. What has a derivative of its own, branches, and
-    loops without a known number of steps are left alone.
+    and is not where a GPU adds them by atomic operations, and for the sign of zeros there. What has a
+    derivative of its own, branches, and loops without a known number of steps are left alone.
 
     Args:
         fn: a function of pytrees of arrays, called without keywords.
@@ -52,7 +52,7 @@ def _parts(jaxpr: Jaxpr, within: bool) -> Iterator[Part]:
     for equation in jaxpr.eqns:
         if equation.primitive is jit_p:
             how = functools.partial(_inlined, equation, within)
-        elif is_scan(equation) and not equation.effects:
+        elif is_scan(equation) and equation.params["length"] and not equation.effects:
             how = functools.partial(_unroll if within and _is_short(equation) else _loop, equation)
         else:
             plain.append(equation)
@@ -64,13 +64,19 @@ def _parts(jaxpr: Jaxpr, within: bool) -> Iterator[Part]:
 
 
 def _is_short(equation: JaxprEqn) -> bool:
-    return equation.params["length"] * _count(equation.params["jaxpr"].jaxpr) <= LONGEST
+    return _count([equation]) <= LONGEST
 
 
-def _count(jaxpr: Jaxpr) -> int:
-    """Equations, those within others too."""
-    within = (p.jaxpr for eqn in jaxpr.eqns for p in eqn.params.values() if isinstance(p, ClosedJaxpr))
-    return len(jaxpr.eqns) + sum(map(_count, within))
+def _count(equations: Iterable[JaxprEqn]) -> int:
+    """How many there are, those within others too: of a scan as often as it runs them, of branches all."""
+    total = 0
+    for equation in equations:
+        within = [
+            p for each in equation.params.values() for p in (each if isinstance(each, tuple) else (each,))
+        ]
+        steps = equation.params["length"] if is_scan(equation) else 1
+        total += 1 + steps * sum(_count(p.jaxpr.eqns) for p in within if isinstance(p, ClosedJaxpr))
+    return total
 
 
 def _inlined(equation: JaxprEqn, within: bool, read: Callable[..., list[Any]]) -> list[Any]:
@@ -108,11 +114,12 @@ def _loop(equation: JaxprEqn, read: Callable[..., list[Any]]) -> list[Any]:
     _, shapes = jax.eval_shape(step, carry, one)
     together: dict[Any, list[int]] = {}
     for i, y in enumerate(shapes):
-        together.setdefault(y.dtype if y.size <= LARGEST else i, []).append(i)
+        together.setdefault((y.dtype, y.weak_type) if y.size <= LARGEST else i, []).append(i)
 
     def packed(carry: list[Any], x: list[Any]) -> tuple[list[Any], list[Any]]:
         carry, ys = step(carry, x)
-        return carry, [jnp.concatenate([ys[i].ravel() for i in group]) for group in together.values()]
+        flat = [jax.lax.reshape(y, (shape.size,)) for y, shape in zip(ys, shapes, strict=True)]
+        return carry, [jax.lax.concatenate([flat[i] for i in group], 0) for group in together.values()]
 
     carry, stacks = jax.lax.scan(packed, carry, xs, **dict(scan.kind))
     ys: list[Any] = [None] * len(shapes)
@@ -186,7 +193,7 @@ def _adds_few(equation: JaxprEqn) -> bool:
         (numbers.update_window_dims, numbers.inserted_window_dims) == ((), (last,))
         and numbers.scatter_dims_to_operand_dims == (last,)
         and (numbers.operand_batching_dims, numbers.scatter_indices_batching_dims) == (before, before)
-        and where.shape == (*new.shape, 1)
+        and (where.shape, where.dtype) == ((*new.shape, 1), jnp.int32)
         and new.ndim == array.ndim
         and equation.params["mode"] is jax.lax.GatherScatterMode.FILL_OR_DROP
         and array.shape[-1] * new.shape[-1] <= LONGEST
@@ -195,7 +202,7 @@ def _adds_few(equation: JaxprEqn) -> bool:
 
 def _added(equation: JaxprEqn, read: Callable[..., list[Any]]) -> list[Any]:
     x, where, new = read(equation.invars)
-    here = where == jnp.arange(x.shape[-1], dtype=where.dtype)
+    here = where == jnp.arange(x.shape[-1], dtype=jnp.int32)
     return [x + jnp.where(here, new[..., None], jnp.zeros((), x.dtype)).sum(-2, dtype=x.dtype)]
 
 
@@ -214,9 +221,11 @@ def _between(
 def _window(equation: JaxprEqn, program: ClosedJaxpr) -> tuple[int, int, tuple[int, ...]] | None:
     """Where a scatter writes, if that is a single window at a place that is known, smaller than the array in
     one axis at most: that axis, where it begins there, and its shape. Else None."""
-    numbers = equation.params["dimension_numbers"]
+    numbers, body = equation.params["dimension_numbers"], equation.params["update_jaxpr"]
     array, where, new = (v.aval for v in equation.invars)
-    if where.ndim != 1 or numbers.operand_batching_dims:
+    # Functions that are applied to what is there come as scatters too.
+    overwrites = body is None or (not body.eqns and body.outvars[0] is body.invars[1])
+    if not overwrites or where.ndim != 1 or numbers.operand_batching_dims or not array.ndim:
         return None
     place = _constant(equation.invars[1], program)
     if place is None:
@@ -239,17 +248,19 @@ def _constant(variable: Any, program: ClosedJaxpr) -> np.ndarray | None:
     jaxpr = program.jaxpr
     made = {v: equation for equation in jaxpr.eqns for v in equation.outvars}
     consts = dict(zip(jaxpr.constvars, program.consts, strict=True))
-    needed, chain, fixed = variables([variable]), [], {}
+    needed, seen, fixed = variables([variable]), set(), {}
     while needed:
         v = needed.pop()
+        if v in seen:
+            continue
+        seen.add(v)
         if v in made:
-            chain.append(made[v])
             needed += variables(made[v].invars)
         elif v in consts and not isinstance(consts[v], jax.core.Tracer):
             fixed[v] = consts[v]
         else:
             return None
-    eqns = [equation for equation in jaxpr.eqns if any(equation is other for other in chain)]
+    eqns = [equation for equation in jaxpr.eqns if seen.intersection(equation.outvars)]
     part = jaxpr.replace(constvars=list(fixed), invars=(), outvars=[variable], eqns=eqns)
     with jax.ensure_compile_time_eval():
         return np.asarray(jaxpr_as_fun(ClosedJaxpr(part, list(fixed.values())))()[0])
