@@ -20,7 +20,7 @@ SMALL = {
     "num_envs": 4,
     "rollout_length": 8,
     "total_env_steps": 64,
-    "hidden_size": 8,
+    "hidden_sizes": (8,),
     "num_minibatches": 1,
 }
 

@@ -35,7 +35,14 @@ from fp3o_jax.method.schedules import ALGORITHMS
 from fp3o_jax.runs.directory import read_config
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
-TINY = {"num_envs": 4, "rollout_length": 8, "total_env_steps": 32, "hidden_size": 8, "epochs": 1}
+TINY = {
+    "num_envs": 4,
+    "rollout_length": 8,
+    "total_env_steps": 32,
+    "hidden_sizes": (8,),
+    "layer_norm": False,
+    "epochs": 1,
+}
 
 
 def blocks(language):
@@ -427,8 +434,8 @@ from fp3o_jax.cli import main
 
 assert "site-packages" in fp3o_jax.__file__, fp3o_jax.__file__
 # Nothing of it has been imported. Settings as on the page: what is compiled is the same, and kept.
-small = ["--num-envs", "4", "--rollout-length", "8", "--total-env-steps", "64", "--hidden-size", "8"]
-small += ["--eval-episodes", "8"]
+small = ["--num-envs", "4", "--rollout-length", "8", "--total-env-steps", "64"]
+small += ["--hidden-size", "8", "--eval-episodes", "8"]
 names = ["--env", "my_team:agree", "--algorithm", "my_team:backwards", "--sharing", "my_team:by_sight"]
 assert main(["train", *names, "--sinks", "my_team:Csv", *small, "--run-dir", "runs/named"]) == 0
 assert json.loads(Path("runs/named/config.json").read_text())["algorithm"] == "my_team:backwards"

@@ -12,7 +12,14 @@ from fp3o_jax.runs.loop import programs_of
 from fp3o_jax.team.sharing import Sharing
 from fp3o_jax.train import Trainer, make_train
 
-CONFIG = Config(env="matrix/climbing", num_envs=4, rollout_length=8, total_env_steps=64, hidden_size=8)
+CONFIG = Config(
+    env="matrix/climbing",
+    num_envs=4,
+    rollout_length=8,
+    total_env_steps=64,
+    hidden_sizes=(8,),
+    layer_norm=False,
+)
 
 
 def compiled(config=CONFIG, options=None, trainer=None):

@@ -42,7 +42,7 @@ total_env_steps = 512
 num_envs = 4
 rollout_length = 16
 epochs = 1
-hidden_size = 8
+hidden_sizes = [8]
 
 [methods.mappo-2x]
 algorithm = "mappo"
@@ -151,11 +151,11 @@ def test_settings_make_the_name(protocol):
         num_envs=4,
         rollout_length=16,
         epochs=1,
-        hidden_size=8,
+        hidden_sizes=(8,),
         seed=7,
         num_seeds=2,
     )
-    protocol.write_text(TINY.replace("hidden_size = 8", "hidden_size = 16"))
+    protocol.write_text(TINY.replace("hidden_sizes = [8]", "hidden_sizes = [16]"))
     after = {cell.method: cell for cell in read_protocol(protocol, only="*full*")}
     assert before["fp3o"].name != after["fp3o"].name
 

@@ -66,7 +66,7 @@ def test_the_wheel_is_what_is_imported(installed, tmp_path):
 
 def test_the_wheel_trains(installed, tmp_path):
     small = ["--num-envs", "4", "--rollout-length", "8", "--total-env-steps", "32", "--num-minibatches", "1"]
-    small += ["--hidden-size", "8", "--eval-episodes", "4"]
+    small += ["--hidden-sizes", "8", "--no-layer-norm", "--eval-episodes", "4"]
     done = installed.run(
         "fp3o", "train", "--env", "matrix/climbing", *small, "--run-dir", "run", cwd=tmp_path
     )

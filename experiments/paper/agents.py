@@ -75,12 +75,13 @@ def grown(done: Sequence[Measured]) -> list[str]:
             continue
         small, large = (pick(mine, key=lambda m: m.cell.num_agents) for pick in (min, max))
         held = np.nanmean(large.curve("condition_held"))
-        each = milliseconds(large) / large.cell.num_agents / (milliseconds(small) / small.cell.num_agents)
+        per_agent = [milliseconds(m) / m.cell.num_agents for m in mine]
+        times = [each / (milliseconds(small) / small.cell.num_agents) for each in per_agent]
         stds = f"from {number(spread(small))} to {number(spread(large))}"
         said.append(
             f"On {env}, sharing {sharing}, from {small.cell.num_agents} to {large.cell.num_agents} agents "
-            f"the std of {first}'s log W went {stds}, the time of an agent's update to {each:.2f} of what it "
-            f"was, and the condition then held in {100 * held:.0f}% of updates."
+            f"the std of {first}'s log W went {stds}, the time of an agent's update was at most {max(times):.2f} "
+            f"times the smallest team's, and the condition then held in {100 * held:.0f}% of updates."
         )
     return said
 

@@ -155,7 +155,8 @@ def signs_section(group: Sequence[Measured], figure: Path) -> list[str]:
     lines += [*table(rows, head), ""]
     return [
         *lines,
-        "The spread is the interquartile range of final scores over the range of all scores met.",
+        "The spread is the interquartile range of final scores over the range of all scores met. Teams of "
+        "growing size are not among these cells: their section has the same numbers.",
         "",
     ]
 

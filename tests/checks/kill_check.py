@@ -28,7 +28,8 @@ from fp3o_jax.runs import load_run
 from fp3o_jax.runs.packing import digest, pack
 
 SETTINGS = (
-    "--env mpe/simple_spread --sharing partial --num-seeds 2 --num-envs 4 --rollout-length 8 --hidden-size 8"
+    "--env mpe/simple_spread --sharing partial --num-seeds 2 --num-envs 4 --rollout-length 8"
+    " --hidden-sizes 8 --no-layer-norm"
 )
 
 

@@ -380,8 +380,8 @@ def test_an_exported_policy_acts_within_the_bounds(tmp_path):
     from fp3o_jax.policy import Policy, architecture, load_policy
 
     with pytest.warns(UserWarning, match="no bounds"):
-        free = make_train(Config(hidden_size=8), env=Aim(0.0, jnp.inf, 1.0))
-    trainer = make_train(Config(hidden_size=8), env=Aim(200.0, 1000.0, 840.0))
+        free = make_train(Config(hidden_sizes=(8,)), env=Aim(0.0, jnp.inf, 1.0))
+    trainer = make_train(Config(hidden_sizes=(8,)), env=Aim(200.0, 1000.0, 840.0))
     params = trainer.networks.init(KEY)["actor"]
     policy = Policy(architecture(trainer), params)
     obs = {"agent_0": jnp.array([1.0, 2.0])}
@@ -403,7 +403,7 @@ def test_an_exported_policy_acts_within_the_bounds(tmp_path):
 def test_a_policy_with_nothing_available_plays_what_exists():
     from fp3o_jax.policy import Policy, architecture
 
-    trainer = make_train(Config(hidden_size=8), env=Toy(agent_1=spaces.Discrete(2)))
+    trainer = make_train(Config(hidden_sizes=(8,)), env=Toy(agent_1=spaces.Discrete(2)))
     policy = Policy(architecture(trainer), trainer.networks.init(KEY)["actor"])
     obs = {a: jnp.ones(3) for a in policy.agents}
     mask = {"agent_0": jnp.zeros(3, bool), "agent_1": jnp.zeros(2, bool)}
@@ -417,7 +417,7 @@ def test_a_far_target_is_learned():
     aim = Aim(0.0, 1000.0, 800.0)
     aim.scale = 1e-3
     config = Config(
-        num_envs=64, rollout_length=4, total_env_steps=64 * 4 * 40, hidden_size=8, actor_lr=2e-2,
+        num_envs=64, rollout_length=4, total_env_steps=64 * 4 * 40, hidden_sizes=(8,), actor_lr=2e-2,
         critic_lr=2e-2, entropy_coef=0.0,
     )  # fmt: skip
     trainer = make_train(config, env=aim)
@@ -466,7 +466,7 @@ def test_options_reach_an_object_and_a_factory(monkeypatch):
 def test_rewards_of_their_own():
     """Without a future, an agent's target is its own reward; the team's return is the mean."""
     env = make_env(Uneven(), {"reward": "own"})
-    settings = {"num_envs": 2, "rollout_length": 5, "total_env_steps": 10, "hidden_size": 8, "gamma": 0.0}
+    settings = {"num_envs": 2, "rollout_length": 5, "total_env_steps": 10, "hidden_sizes": (8,), "gamma": 0.0}
     train = make_train({**settings, "algorithm": "ippo", "normalize_values": False}, env=env)
 
     @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})

@@ -253,7 +253,7 @@ def test_it_trains():
         num_envs=4,
         rollout_length=16,
         total_env_steps=128,
-        hidden_size=8,
+        hidden_sizes=(8,),
         epochs=1,
         num_minibatches=1,
     )
@@ -268,7 +268,7 @@ def test_it_trains():
 def test_a_policy_acts_in_mamujoco_itself():
     """Through PettingZoo's dictionaries it does what it does here, step by step."""
     env, parts = ours("hopper_3x1", 1)
-    train = make_train(Config(env="mamujoco/hopper_3x1", hidden_size=8, sharing="none"), env=env)
+    train = make_train(Config(env="mamujoco/hopper_3x1", hidden_sizes=(8,), sharing="none"), env=env)
     policy = Policy(architecture(train), jax.jit(train.init)(KEY).params["actor"])
     theirs = original("hopper_3x1", 1)
 
@@ -308,7 +308,7 @@ def test_every_task_is_made_of_all_actuators():
 
 def test_robots_are_drawn(tmp_path):
     """By MuJoCo, in the time of their world; each frame of another moment."""
-    train = make_train(Config(env="mamujoco/reacher_2x1", num_envs=2, rollout_length=8, hidden_size=8))
+    train = make_train(Config(env="mamujoco/reacher_2x1", num_envs=2, rollout_length=8, hidden_sizes=(8,)))
     params = jax.jit(train.networks.init)(KEY)
     path = playback.render_policy(train, params, key=KEY, output=tmp_path / "reacher")
     with Image.open(path) as gif:

@@ -98,7 +98,13 @@ def test_trained(name, tmp_path, monkeypatch):
         return
     env = make_env(made(name, tmp_path, monkeypatch))
     config = Config(
-        num_envs=2, rollout_length=4, total_env_steps=16, hidden_size=8, epochs=1, algorithm="mappo"
+        num_envs=2,
+        rollout_length=4,
+        total_env_steps=16,
+        hidden_sizes=(8,),
+        layer_norm=False,
+        epochs=1,
+        algorithm="mappo",
     )
     train = make_train(config, env=watched(env))
     if name in ELSEWHERE and "WHOLE_REGISTRY" not in os.environ:

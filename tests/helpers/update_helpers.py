@@ -32,7 +32,7 @@ def networks(sharing, n=3, agent_id=True, obs=OBS, actions=ACTIONS, one_critic=F
         critic_sizes=(STATE,) * n,
         action_sizes=(actions,) * n if isinstance(actions, int) else actions,
         discrete=True,
-        trunk=Trunk((8, 8)),
+        trunk=Trunk((8,)),
         agent_id=agent_id,
         one_critic=one_critic,
     )

@@ -96,7 +96,7 @@ def test_statistics_are_those_of_the_living(seed):
     jax.tree.map(assert_array_equal, ours, statistics(*plain, alive))
 
 
-SIZES = {"num_envs": 4, "rollout_length": 12, "total_env_steps": 96, "hidden_size": 8, "chunk_length": 4}
+SIZES = {"num_envs": 4, "rollout_length": 12, "total_env_steps": 96, "hidden_sizes": (8,), "chunk_length": 4}
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ ALGORITHMS = ("fp3o", "mappo", "ippo", "coppo", "happo", "a2po")
 FEASIBLE = {"none": (0, 2), "by_type": (2,)}
 #: A2PO's update normalises over all agents together, the frozen among them, unless it is told otherwise.
 NORMALIZED = {"a2po": {"normalization": "agent"}}
-SMALL = {"num_envs": 4, "rollout_length": 8, "hidden_size": 8, "epochs": 1, "total_env_steps": 64}
+SMALL = {"num_envs": 4, "rollout_length": 8, "hidden_sizes": (8,), "epochs": 1, "total_env_steps": 64}
 
 
 @functools.cache

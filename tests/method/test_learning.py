@@ -22,7 +22,7 @@ def test_xor_needs_distinct_policies(algorithm, sharing, agent_id, solved):
         total_env_steps=32 * 8 * 60,
         actor_lr=3e-3,
         critic_lr=3e-3,
-        hidden_size=16,
+        hidden_sizes=(16,),
     )
     train = make_train(config)
     out = jax.jit(train)(jax.random.key(0))

@@ -19,7 +19,7 @@ def collected(num_envs=4, rollout_length=32, limits=(3, 10), **settings):
         num_envs=num_envs,
         rollout_length=rollout_length,
         total_env_steps=num_envs * rollout_length,
-        hidden_size=8,
+        hidden_sizes=(8,),
         chunk_length=8,
         **settings,
     )

@@ -23,7 +23,13 @@ from fp3o_jax.runs.checkpoints import Checkpoints
 from fp3o_jax.train import make_train
 
 CONFIG = Config(
-    env="matrix/climbing", num_envs=4, rollout_length=8, total_env_steps=64, hidden_size=8, epochs=1
+    env="matrix/climbing",
+    num_envs=4,
+    rollout_length=8,
+    total_env_steps=64,
+    hidden_sizes=(8,),
+    layer_norm=False,
+    epochs=1,
 )
 QUIET = Console(quiet=True)
 
@@ -139,7 +145,7 @@ def template(config=CONFIG):
 def test_parameters_of_another_size_do_not_fit(named):
     checkpoints = Checkpoints(named / "checkpoints")
     with pytest.raises(ConfigError, match=r"its params are of another config .*there and .*here"):
-        checkpoints.restore_part(template(CONFIG.replace(hidden_size=16)), "params")
+        checkpoints.restore_part(template(CONFIG.replace(hidden_sizes=(16,))), "params")
     checkpoints.close()
 
 

@@ -11,7 +11,7 @@ from fp3o_jax.runs import RunOptions, run_training
 
 CONFIG = Config(
     **{"env": "matrix/climbing", "num_envs": 4, "rollout_length": 8, "total_env_steps": 96},
-    **{"hidden_size": 8, "epochs": 1, "num_seeds": 2},
+    **{"hidden_sizes": (8,), "layer_norm": False, "epochs": 1, "num_seeds": 2},
 )
 
 

@@ -17,7 +17,7 @@ from fp3o_jax.runs import RunOptions, run_training
 
 SMALL = [
     *("--num-envs", "4", "--rollout-length", "8", "--total-env-steps", "96"),
-    *("--hidden-size", "8", "--eval-episodes", "16", "--num-minibatches", "1"),
+    *("--hidden-sizes", "8", "--no-layer-norm", "--eval-episodes", "16", "--num-minibatches", "1"),
 ]
 
 
@@ -243,7 +243,7 @@ def test_presets_describe_themselves(name):
 def test_run_from_python_with_an_environment_object(tmp_path):
     from fp3o_jax import make_env
 
-    config = Config(num_envs=4, rollout_length=8, total_env_steps=32, hidden_size=8)
+    config = Config(num_envs=4, rollout_length=8, total_env_steps=32, hidden_sizes=(8,))
     summary = run_training(
         config,
         RunOptions(run_dir=tmp_path / "run", eval_episodes=4),

@@ -32,7 +32,7 @@ from starting import started
 
 SMALL = [
     *("--env", "matrix/xor", "--num-envs", "4", "--rollout-length", "8", "--total-env-steps", "64"),
-    *("--hidden-size", "8", "--eval-episodes", "4", "--epochs", "1"),
+    *("--hidden-sizes", "8", "--no-layer-norm", "--eval-episodes", "4", "--epochs", "1"),
 ]
 
 
@@ -175,7 +175,13 @@ def test_list_names_what_there_is(capsys):
 def test_rows_have_the_time_at_which_they_were_written(tmp_path):
     before, options = time.time(), RunOptions(tmp_path / "run", eval_episodes=4)
     config = Config(
-        env="matrix/xor", num_envs=4, rollout_length=8, total_env_steps=96, hidden_size=8, epochs=1
+        env="matrix/xor",
+        num_envs=4,
+        rollout_length=8,
+        total_env_steps=96,
+        hidden_sizes=(8,),
+        layer_norm=False,
+        epochs=1,
     )
     seen = []
     run_training(config, options, on_update=lambda rows: seen.extend(rows), console=Console(quiet=True))

@@ -21,7 +21,7 @@ from fp3o_jax.runs import playback
 
 def make(env, **settings):
     """A trainer, and freshly initialised parameters."""
-    trainer = make_train(Config(env=env, num_envs=2, rollout_length=8, hidden_size=16, **settings))
+    trainer = make_train(Config(env=env, num_envs=2, rollout_length=8, hidden_sizes=(16,), **settings))
     return trainer, trainer.networks.init(jax.random.key(0))
 
 

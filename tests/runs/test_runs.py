@@ -39,7 +39,8 @@ CONFIG = Config(
     num_envs=4,
     rollout_length=8,
     total_env_steps=4 * 8 * 10,
-    hidden_size=8,
+    hidden_sizes=(8,),
+    layer_norm=False,
     num_seeds=2,
     epochs=1,
 )
@@ -107,7 +108,8 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_bit(signum, whole, tmp_path, 
 def test_the_command_line_says_how_to_go_on_and_does(whole, tmp_path, monkeypatch, capsys):
     path = tmp_path / "run"
     args = ["--env", "matrix/climbing", "--num-envs", "4", "--rollout-length", "8", "--num-seeds", "2"]
-    args += ["--total-env-steps", "320", "--hidden-size", "8", "--epochs", "1", "--eval-episodes", "4"]
+    args += ["--total-env-steps", "320", "--hidden-sizes", "8", "--no-layer-norm"]
+    args += ["--epochs", "1", "--eval-episodes", "4"]
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
         stop_after(patch, 4)
         main(["train", *args, "--run-dir", str(path)])
@@ -146,7 +148,7 @@ def test_a_run_begins_with_the_weights_of_another(whole, tmp_path, capsys):
     for name, config, start, said in (
         (
             "a",
-            other.replace(hidden_size=16),
+            other.replace(hidden_sizes=(16,)),
             whole,
             "head.logits.kernel is [1, 8, 3] there and [1, 16, 3] here",
         ),
@@ -243,7 +245,7 @@ def test_settings_have_directories_of_their_own():
 
 
 def test_a_checkpoint_that_does_not_fit(whole):
-    trainer = make_train(CONFIG.replace(hidden_size=16))
+    trainer = make_train(CONFIG.replace(hidden_sizes=(16,)))
     template = jax.eval_shape(jax.vmap(trainer.init), jnp.stack([jax.random.key(0)] * 2))
     checkpoints = Checkpoints(whole / "checkpoints")
     with pytest.raises(ConfigError, match="does not fit this config"):
@@ -374,7 +376,8 @@ def test_no_space_left(limit, said, tmp_path):
     """A limit on the size of files, met while the metrics grow, or by the first checkpoint."""
     run = tmp_path / "run"
     args = ["train", "--env", "matrix/climbing", "--num-envs", "4", "--rollout-length", "8", "--epochs", "1"]
-    args += ["--total-env-steps", "6400", "--hidden-size", "8", "--eval-episodes", "4", "--run-dir", str(run)]
+    args += ["--total-env-steps", "6400", "--hidden-sizes", "8", "--eval-episodes", "4"]
+    args += ["--run-dir", str(run)]
     program = f"""
 import resource, sys
 from fp3o_jax.cli import main
@@ -503,7 +506,7 @@ def test_kill_check(monkeypatch, capsys):
     """Killed for real, in processes of their own, that compile as users' do; the script does so as often as
     one likes."""
     script = str(ROOT / "tests" / "checks" / "kill_check.py")
-    settings = "--env matrix/climbing --num-seeds 2 --num-envs 4 --rollout-length 8 --hidden-size 8"
+    settings = "--env matrix/climbing --num-seeds 2 --num-envs 4 --rollout-length 8 --hidden-sizes 8"
     args = ["--kills", "3", "--updates", "40", "--longest", "2", f"--settings={settings}"]
     monkeypatch.setattr(sys, "argv", [script, *args])
     compile_as_users(monkeypatch)

@@ -30,7 +30,8 @@ BASE = Config(
     num_envs=4,
     rollout_length=8,
     total_env_steps=96,
-    hidden_size=8,
+    hidden_sizes=(8,),
+    layer_norm=False,
     epochs=2,
     actor_lr=0.05,
 )
@@ -50,7 +51,7 @@ def feedforward(tmp_path_factory):
 def recurrent(tmp_path_factory):
     """Another algorithm, sharing, width and cell."""
     path = tmp_path_factory.mktemp("teams") / "recurrent"
-    return trained(path, algorithm="mappo", recurrent=True, chunk_length=4, hidden_size=16, seed=7)
+    return trained(path, algorithm="mappo", recurrent=True, chunk_length=4, hidden_sizes=(16,), seed=7)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,9 @@ def agreement(num_agents=2):
 
 def with_a_convention(seeds, num_agents=2, **settings):
     """A trainer, and policies of which each seed takes the action that ``seeds`` gives it."""
-    trainer = make_train(Config(num_envs=4, hidden_size=8, **settings), env=agreement(num_agents))
+    trainer = make_train(
+        Config(num_envs=4, hidden_sizes=(8,), layer_norm=False, **settings), env=agreement(num_agents)
+    )
     params = jax.jit(jax.vmap(trainer.init))(seed_keys(range(len(seeds)))).params["actor"]
     (name,) = params["head"]
     bias = params["head"][name]["bias"]

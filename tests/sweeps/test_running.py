@@ -15,7 +15,13 @@ from fp3o_jax.runs import RunOptions, memory, run_training
 from fp3o_jax.runs.programs import Programs
 
 CONFIG = Config(
-    env="matrix/climbing", num_envs=4, rollout_length=8, total_env_steps=64, hidden_size=8, epochs=1
+    env="matrix/climbing",
+    num_envs=4,
+    rollout_length=8,
+    total_env_steps=64,
+    hidden_sizes=(8,),
+    layer_norm=False,
+    epochs=1,
 )
 OPTIONS = RunOptions(eval_episodes=4)
 

@@ -29,14 +29,21 @@ from fp3o_jax.train import make_train
 from timeless import without_times
 
 CONFIG = Config(
-    env="matrix/climbing", num_envs=4, rollout_length=8, total_env_steps=256, hidden_size=8, epochs=1, seed=3
+    env="matrix/climbing",
+    num_envs=4,
+    rollout_length=8,
+    total_env_steps=256,
+    hidden_sizes=(8,),
+    layer_norm=False,
+    epochs=1,
+    seed=3,
 )
 OPTIONS = RunOptions(eval_episodes=4, checkpoint_seconds=0)
 AXES = {"grid": {"algorithm": ["mappo", "ippo"]}, "zip": {"actor_lr,critic_lr": [1e-3, 1e-2]}}
 #: The same, as a command.
 FLAGS = [
     *("--env", "matrix/climbing", "--num-envs", "4", "--rollout-length", "8", "--total-env-steps", "256"),
-    *("--hidden-size", "8", "--epochs", "1", "--seed", "3", "--num-seeds", "2"),
+    *("--hidden-sizes", "8", "--no-layer-norm", "--epochs", "1", "--seed", "3", "--num-seeds", "2"),
     *("--eval-episodes", "4", "--checkpoint-seconds", "0"),
     *("--grid.algorithm", "mappo", "ippo", "--zip", "actor_lr,critic_lr=1e-3,1e-2"),
 ]
@@ -455,7 +462,8 @@ env = "matrix/climbing"
 num_envs = 4
 rollout_length = 8
 total_env_steps = 256
-hidden_size = 8
+hidden_sizes = [8]
+layer_norm = false
 epochs = 1
 seed = 3
 num_seeds = 2

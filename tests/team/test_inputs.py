@@ -68,7 +68,7 @@ def test_agents_answer_the_one_number_that_they_see(kind, bounds):
         total_env_steps=32 * 4 * 50,
         actor_lr=3e-3,
         critic_lr=3e-3,
-        hidden_size=16,
+        hidden_sizes=(16,),
     )
     train = make_train(config, answering(*bounds))
     out = quick(train)(jax.random.key(0))
@@ -250,7 +250,7 @@ def uneven():
 
 def trainer(**settings):
     """Of a few steps in :func:`uneven`."""
-    small = {"num_envs": 4, "rollout_length": 6, "total_env_steps": 72, "epochs": 1, "hidden_size": 8}
+    small = {"num_envs": 4, "rollout_length": 6, "total_env_steps": 72, "epochs": 1, "hidden_sizes": (8,)}
     base = {"algorithm": "mappo", "sharing": "none", "normalize_obs": "running"}
     return make_train(Config(**small | base | settings), uneven())
 
@@ -390,7 +390,7 @@ def test_there_is_nothing_to_keep_but_for_running():
 
 def test_an_old_export_acts_as_it_did():
     """Before there was a choice, a single feature was always 0."""
-    train = make_train(Config(hidden_size=8), answering())
+    train = make_train(Config(hidden_sizes=(8,)), answering())
     params = quick(train.networks.init)(jax.random.key(0))["actor"]
     params = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(jax.random.key(1), x.shape), params)
     new = architecture(train)
