@@ -80,8 +80,9 @@ def grown(done: Sequence[Measured]) -> list[str]:
         stds = f"from {number(spread(small))} to {number(spread(large))}"
         said.append(
             f"On {env}, sharing {sharing}, from {small.cell.num_agents} to {large.cell.num_agents} agents "
-            f"the std of {first}'s log W went {stds}, the time of an agent's update was at most {max(times):.2f} "
-            f"times the smallest team's, and the condition then held in {100 * held:.0f}% of updates."
+            f"the std of {first}'s log W went {stds}, the time of an agent's update was at most "
+            f"{max(times):.2f} times the smallest team's, and the condition then held "
+            f"in {100 * held:.0f}% of updates."
         )
     return said
 
