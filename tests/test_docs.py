@@ -20,7 +20,7 @@ SMALL = {
     "num_envs": 4,
     "rollout_length": 8,
     "total_env_steps": 64,
-    "hidden_sizes": (8,),
+    "hidden_size": 8,
     "num_minibatches": 1,
 }
 
@@ -194,7 +194,13 @@ def test_learning_rates(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("file", "programs", "runs"), [("swimmer.toml", 3, 9), ("paper/sensitivity.toml", 9, 243)]
+    ("file", "programs", "runs"),
+    [
+        ("swimmer.toml", 3, 9),
+        ("paper/sensitivity.toml", 9, 243),
+        ("paper/tuning_smax.toml", 18, 108),
+        ("paper/tuning_mamujoco.toml", 18, 108),
+    ],
 )
 def test_a_study_can_be_read(tmp_path, capsys, file, programs, runs):
     """It is what the pages say."""

@@ -53,7 +53,21 @@ _HALF_CHEETAH = Config(
     entropy_coef=0.001,
 )
 
+# What a written rule chose of one grid for six algorithm × sharing pairs and more: docs/results.md, "Tuning".
+_SMAX = Config(
+    num_envs=32,
+    rollout_length=64,
+    epochs=8,
+    actor_lr=2e-3,
+    critic_lr=2e-3,
+    lr_schedule="linear",
+)
+
 PRESETS: dict[str, Preset] = {
+    "smax": Preset(
+        "any SMAX map, for any algorithm and sharing: the tuned choice for small budgets (`--env smax/2s3z`)",
+        _SMAX,
+    ),
     "smax-3m": Preset(
         "SMAX 3m, tuned for many environments: three minutes on two cores",
         Config(
