@@ -21,6 +21,10 @@ from measured import number, table
 #: Which presets take a family's choice.
 FAMILIES = {"smax": "the preset `smax` takes", "mamujoco": "the presets `mamujoco` and `mabrax` take"}
 SCORE = "greedy_episode_return"
+CAUTION = (
+    "With two seeds of each point most of what lies between points of a row is chance: no row says which "
+    "method is better, and that is why one choice is made for all."
+)
 
 
 class Point(NamedTuple):
@@ -92,7 +96,7 @@ def tuning_section(folder: Path) -> list[str]:
         folder: of the sweeps' results; what is not there is not measured.
     """
     rule = " ".join(__doc__.split("The rule, ")[1].split())
-    lines = ["## Tuning", "", f"The rule, {rule}", ""]
+    lines = ["## Tuning", "", f"The rule, {rule}", "", CAUTION, ""]
     for family, presets in FAMILIES.items():
         name = f"tuning_{family}"
         lines += [f"### {family}", ""]
