@@ -78,10 +78,12 @@ PRESETS: dict[str, Preset] = {
     "mamujoco": Preset(
         "robots on MuJoCo itself, tuned for all algorithms and sharings on a pair of half-cheetahs",
         _TUNED_ROBOTS,
+        "a return of 3,714, 3,305 and 3,983 with three seeds and --total-env-steps 4e5",
     ),
     "mabrax": Preset(
         "robots on Brax, with the choice that was made on MuJoCo",
         _TUNED_ROBOTS.replace(env="mabrax/halfcheetah_6x1"),
+        "a return of 2,222, 1,655 and 1,999 with three seeds and --total-env-steps 2e5",
     ),
     "smax-3m": Preset(
         "SMAX 3m, tuned for many environments: three minutes on two cores",

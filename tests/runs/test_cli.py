@@ -1,6 +1,7 @@
 """The command line and what a run leaves behind."""
 
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -238,6 +239,13 @@ def test_presets_describe_themselves(name):
     preset = PRESETS[name]
     assert preset.summary
     assert Config.from_dict(preset.config.to_dict()) == preset.config
+
+
+def test_the_readme_says_what_presets_reach():
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `([\w-]+)` \| (.*) \|$", readme, re.MULTILINE))
+    told = {name: rows[name] for name in PRESETS if name in rows}
+    assert told == {name: preset.reaches for name, preset in PRESETS.items() if preset.reaches}
 
 
 def test_run_from_python_with_an_environment_object(tmp_path):
