@@ -20,13 +20,18 @@ SMALL = {
     "num_envs": 4,
     "rollout_length": 8,
     "total_env_steps": 64,
-    "hidden_size": 8,
+    "hidden_sizes": (8,),
     "num_minibatches": 1,
 }
 
 
-SWEPT = ["--env", "matrix/xor", "--eval-episodes", "4"]
-SWEPT += [part for name, value in SMALL.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+#: The same, as flags.
+FLAGS = [
+    part
+    for name, value in SMALL.items()
+    for part in (f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else [value]))
+]
+SWEPT = ["--env", "matrix/xor", "--eval-episodes", "4", *FLAGS]
 
 
 def blocks(language, text=README):
@@ -104,10 +109,9 @@ def test_commands(command, tmp_path, monkeypatch, request):
         assert main(args) == 0
         assert (tmp_path / "figures" / "win_rate_final.pdf").exists()
         return
-    small = [part for name, value in SMALL.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     if args[0] == "crossplay" or {"--team", "--init-from"} & {*args}:
         # Of three agents, as the page has them.
-        spread = ["--env", "mpe/simple_spread", "--sharing", "none", "--eval-episodes", "4", *small]
+        spread = ["--env", "mpe/simple_spread", "--sharing", "none", "--eval-episodes", "4", *FLAGS]
         new = args[args.index("--run-dir") + 1] if "--run-dir" in args else None
         for run in sorted({*re.findall(r"\bruns/\w+", command)} - {new}):
             assert main(["train", *spread, "--num-seeds", "2", "--run-dir", run]) == 0
@@ -119,7 +123,7 @@ def test_commands(command, tmp_path, monkeypatch, request):
             args[1 + ("--resume" in args)],
             "mpe/simple_spread" if args[0] == "render" else "matrix/xor",
         )
-        assert main(["train", "--env", env, "--run-dir", run, "--eval-episodes", "4", *small]) == 0
+        assert main(["train", "--env", env, "--run-dir", run, "--eval-episodes", "4", *FLAGS]) == 0
         assert main(args) == 0
         if args[0] == "render":
             assert [path.suffix for path in (tmp_path / run / "figures").iterdir()] == [".gif"]
@@ -133,14 +137,14 @@ def test_commands(command, tmp_path, monkeypatch, request):
             assert "--array=0-1%2" in (tmp_path / "sbatch.sh").read_text()
             return
         args += [*([] if {"--index", "--dry-run"} & {*args} else ["--index", "0"])]
-        args += ["--env", "matrix/xor", "--num-seeds", "1", "--eval-episodes", "4", *small]
+        args += ["--env", "matrix/xor", "--num-seeds", "1", "--eval-episodes", "4", *FLAGS]
         assert main(args) == 0
         assert (tmp_path / "sweeps" / "first" / "results.csv").exists() == ("--dry-run" not in args)
         return
     if args[0] == "train" and "--help" not in args:
         # There is no server here.
         args = ["offline" if arg == "online" else arg for arg in args]
-        args += ["--env", "matrix/xor", "--num-seeds", "1", "--eval-episodes", "4", *small]
+        args += ["--env", "matrix/xor", "--num-seeds", "1", "--eval-episodes", "4", *FLAGS]
     try:
         assert main(args) == 0
     except SystemExit as stop:

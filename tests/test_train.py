@@ -24,7 +24,7 @@ TINY = {
     "total_env_steps": 96,
     "epochs": 2,
     "num_minibatches": 2,
-    "hidden_size": 8,
+    "hidden_sizes": (8,),
     "chunk_length": 4,
 }
 
@@ -171,7 +171,7 @@ def first_state(train):
 @pytest.mark.parametrize("sharing", ["full", "partial", "none", "by_type"])
 @pytest.mark.parametrize("algorithm", get_args(config.AlgorithmName))
 def test_every_algorithm_under_every_sharing(algorithm, sharing, recurrent):
-    settings = {**TINY, "hidden_sizes": (8,), "algorithm": algorithm, "sharing": sharing}
+    settings = {**TINY, "algorithm": algorithm, "sharing": sharing}
     train = make_train({**settings, "recurrent": recurrent})
 
     @jax.jit
@@ -219,7 +219,7 @@ def test_a_time_limit_is_not_an_end(bootstrap, recurrent, low, high):
         total_env_steps=8 * 16 * 150,
         gamma=0.9,
         critic_lr=3e-3,
-        hidden_size=16,
+        hidden_sizes=(16,),
         epochs=4,
         recurrent=recurrent,
         chunk_length=8,
@@ -263,14 +263,14 @@ def test_values_piece_by_piece_are_those_of_the_whole(whole, pieces):
 def test_one_critic_for_all_is_a_critic_for_each(settings):
     """Values of a state that all agents share are those that each would have computed."""
     shared = make_train({**TINY, "agent_id": False, **settings}, env=limited())
-    width, n = TINY["hidden_size"], shared.env.num_agents
+    n = shared.env.num_agents
     networks = ActorCritic(
         sharing=shared.networks.sharing,
         obs_sizes=shared.env.obs_sizes,
         critic_sizes=(shared.env.state_size,) * n,
         action_sizes=shared.env.action_sizes,
         discrete=shared.env.discrete,
-        trunk=Trunk((width, width), recurrent=shared.config.recurrent),
+        trunk=Trunk(TINY["hidden_sizes"], recurrent=shared.config.recurrent),
         agent_id=False,
     )
     each = dataclasses.replace(shared, networks=networks)
