@@ -12,9 +12,10 @@ COMMON = {
     True: {"env": "matrix/climbing", "num_envs": 4, "rollout_length": 8, "hidden_size": 8, "epochs": 1}
     | {"chunk_length": 4},
 }
-PHASES = ("update", "collect", "targets", "learn", "environment")
+ITERATION = ("update", "collect", "targets", "learn", "environment")
 #: Collecting with its loop as it is written, in place of one whose steps start fewer kernels.
 AS_WRITTEN = "collect as written"
+PHASES = (*ITERATION, AS_WRITTEN)
 ALGORITHMS = ("mappo", "fp3o", "happo", "ippo", "a2po", "coppo")
 RECURRENT = {"recurrent": True}
 #: One of each family and more of SMAX, with what differs.
@@ -39,7 +40,7 @@ class Program(NamedTuple):
 
     Attributes:
         label: in its cell.
-        kind: a function of ``gpu_programs.KINDS``, or a phase of an iteration (``PHASES``, ``AS_WRITTEN``).
+        kind: a function of ``gpu_programs.KINDS``, or a phase of an iteration (``PHASES``).
         settings: what the kind takes.
         seeds: trained side by side in it.
     """
@@ -112,7 +113,7 @@ def versus(name: str, common: Mapping[str, Any], axis: Mapping[str, tuple[Any, .
 
 def phases(name: str, settings: Mapping[str, Any], *more: str) -> Cell:
     """An iteration, its phases by themselves, and the bare environment under random actions."""
-    return Cell(name, tuple(Program(phase, phase, settings) for phase in (*PHASES, *more)), "update")
+    return Cell(name, tuple(Program(phase, phase, settings) for phase in (*ITERATION, *more)), "update")
 
 
 def single(name: str, how: str, settings: Mapping[str, Any]) -> Cell:

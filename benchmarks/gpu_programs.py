@@ -120,7 +120,7 @@ def prepare(program: Program, compile_: Compiler) -> Prepared:
     Raises:
         Exception: settings that do not fit, or an environment or script that is not there.
     """
-    kind = "phases" if program.kind in (*PHASES, AS_WRITTEN) else program.kind
+    kind = "phases" if program.kind in PHASES else program.kind
     chain = KINDS[kind](json.dumps(dict(program.settings), sort_keys=True), program.seeds)
     timed = program.kind if kind == "phases" else TIMED[kind]
     needed = []

@@ -10,7 +10,7 @@ import gpu
 import gpu_measures
 import gpu_profile
 from fp3o_jax import Config
-from gpu_cells import AS_WRITTEN, PHASES, Cell, Program, cells
+from gpu_cells import PHASES, Cell, Program, cells
 from gpu_programs import KINDS, of_config
 from gpu_report import BEGIN, END, Lines, Origin, include, markdown
 
@@ -142,8 +142,8 @@ def test_the_table_can_be_traced(small):
         labels = [program.label for program in cell.programs]
         assert cell.base in labels and len(set(labels)) == len(labels)
         for program in cell.programs:
-            assert program.kind in (*PHASES, AS_WRITTEN, *KINDS)
-            if program.kind in (*PHASES, AS_WRITTEN):
+            assert program.kind in (*PHASES, *KINDS)
+            if program.kind in PHASES:
                 config = Config(**program.settings)
                 if config.env_kwargs:
                     of_config(config)  # which makes the environment itself

@@ -1,4 +1,4 @@
-"""The section about tuning: one grid for every algorithm × sharing, and the one choice that is made of it.
+"""The section about tuning: one grid for each method that takes part, and the one choice that is made of it.
 
 The rule, written before the results. A point's score for a method (algorithm × sharing) is the mean over
 seeds of the greedy return after the last update. Its regret is what it lacks of the method's best point,

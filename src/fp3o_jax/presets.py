@@ -53,7 +53,7 @@ _HALF_CHEETAH = Config(
     entropy_coef=0.001,
 )
 
-# What a written rule chose of one grid, for all algorithms and sharings together: docs/results.md, "Tuning".
+# What a written rule chose of one grid, for FP3O, MAPPO and HAPPO together: docs/results.md, "Tuning".
 _TUNED_SMAX = Config(
     num_envs=32, rollout_length=64, epochs=8, actor_lr=2e-3, critic_lr=2e-3, lr_schedule="linear"
 )
@@ -71,12 +71,12 @@ _TUNED_ROBOTS = Config(
 
 PRESETS: dict[str, Preset] = {
     "smax": Preset(
-        "SMAX, tuned for all algorithms and sharings on 2s3z: name a map by --env smax/MAP",
+        "SMAX, tuned for FP3O, MAPPO and HAPPO together on 2s3z: name a map by --env smax/MAP",
         _TUNED_SMAX,
         "a win rate of 0.88, 0.89 and 0.91 on 3m with three seeds",
     ),
     "mamujoco": Preset(
-        "robots on MuJoCo itself, tuned for all algorithms and sharings on a pair of half-cheetahs",
+        "robots on MuJoCo itself, tuned for FP3O, MAPPO and HAPPO together on a pair of half-cheetahs",
         _TUNED_ROBOTS,
         "a return of 3,714, 3,305 and 3,983 with three seeds and --total-env-steps 4e5",
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +11,8 @@ from jax.extend.core.primitives import scan_p
 
 #: Equations that run together, and how: a function from one that reads variables to what they give, in order;
 #: None to run them as they are.
-Part = tuple[list[JaxprEqn], Callable[[Callable[..., list[Any]]], list[Any]] | None]
+How = Callable[[Callable[..., list[Any]]], list[Any]] | None
+Part = tuple[list[JaxprEqn], How]
 
 
 class Traced(NamedTuple):
@@ -86,6 +87,24 @@ def is_scan(equation: JaxprEqn) -> bool:
 def variables(atoms: Iterable[Any]) -> list[Any]:
     """Those that are no constants."""
     return [v for v in atoms if not isinstance(v, Literal)]
+
+
+def apart(equations: Iterable[JaxprEqn], choose: Callable[[JaxprEqn], How]) -> Iterator[Part]:
+    """Each equation that is to be run in a way of its own by itself, those in between together.
+
+    Args:
+        equations: in their order.
+        choose: how one is run; None as it is.
+    """
+    plain: list[JaxprEqn] = []
+    for equation in equations:
+        if (how := choose(equation)) is None:
+            plain.append(equation)
+            continue
+        yield plain, None
+        yield [equation], how
+        plain = []
+    yield plain, None
 
 
 def run(program: ClosedJaxpr, parts: Iterable[Part], *args: Any) -> list[Any]:

@@ -18,12 +18,14 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, jaxpr_as_fun
 from jax.extend.core.primitives import jit_p, scatter_add_p, scatter_p
 
-from fp3o_jax.kernels.equations import Part, Scan, Traced, is_scan, run, variables
+from fp3o_jax.kernels.equations import How, Part, Scan, Traced, apart, is_scan, run, variables
 
 #: Equations that a loop within a step may come to: SMAX's of eight has 1,400, physics ten times as many.
 LONGEST = 5_000
 #: Elements of what a step gives that is kept together with others: their write is one kernel.
 LARGEST = 2**16
+#: Comparisons of places that a sum by place may take.
+FEW = 2**12
 
 
 def in_few_kernels(fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -48,19 +50,15 @@ def in_few_kernels(fn: Callable[..., Any]) -> Callable[..., Any]:
 def _parts(jaxpr: Jaxpr, within: bool) -> Iterator[Part]:
     """Equations of a program, or of a step ``within`` a loop: without jitted functions, which become what is
     within them, and with loops rewritten."""
-    plain: list[JaxprEqn] = []
-    for equation in jaxpr.eqns:
+
+    def choose(equation: JaxprEqn) -> How:
         if equation.primitive is jit_p:
-            how = functools.partial(_inlined, equation, within)
-        elif is_scan(equation) and equation.params["length"] and not equation.effects:
-            how = functools.partial(_unroll if within and _is_short(equation) else _loop, equation)
-        else:
-            plain.append(equation)
-            continue
-        yield plain, None
-        yield [equation], how
-        plain = []
-    yield plain, None
+            return functools.partial(_inlined, equation, within)
+        if is_scan(equation) and equation.params["length"] and not equation.effects:
+            return functools.partial(_unroll if within and _is_short(equation) else _loop, equation)
+        return None
+
+    return apart(jaxpr.eqns, choose)
 
 
 def _is_short(equation: JaxprEqn) -> bool:
@@ -110,7 +108,9 @@ def _loop(equation: JaxprEqn, read: Callable[..., list[Any]]) -> list[Any]:
         return results[: len(carry)], results[len(carry) :]
 
     one = jax.eval_shape(lambda xs: [x[0] for x in xs], xs)
-    step = _invariants_first(step, carry, one)
+    program, flat, gives = Traced.of(step, carry, one)
+    program = jax.make_jaxpr(functools.partial(run, program, _without_scatters(program)))(*flat)
+    step = _invariants_first(program, gives)
     _, shapes = jax.eval_shape(step, carry, one)
     together: dict[Any, list[int]] = {}
     for i, y in enumerate(shapes):
@@ -130,13 +130,15 @@ def _loop(equation: JaxprEqn, read: Callable[..., list[Any]]) -> list[Any]:
     return [*carry, *ys]
 
 
-def _invariants_first(step: Callable[..., Any], carry: Any, x: Any) -> Callable[[Any, Any], Any]:
-    """The ``step`` of a scan, of which what takes neither ``carry`` nor ``x`` is computed now.
+def _invariants_first(program: ClosedJaxpr, gives: Any) -> Callable[[Any, Any], Any]:
+    """The step of a scan, of which what none of its arguments decides is computed now.
 
     Arrays that are only larger than what they are made of are made in each step: that costs no kernel.
+
+    Args:
+        program: of a step, from the leaves of carry and x.
+        gives: the structure of what it gives.
     """
-    program, flat, gives = Traced.of(step, carry, x)
-    program = jax.make_jaxpr(functools.partial(run, program, _without_scatters(program)))(*flat)
     jaxpr = program.jaxpr
     fixed, early = set(jaxpr.constvars), []
     for equation in jaxpr.eqns:
@@ -168,20 +170,15 @@ def _without_scatters(program: ClosedJaxpr) -> Iterator[Part]:
     """Equations in which a window that is written to a fixed place, and spans the array in all other axes,
     stands between what is left and right of it; and a few numbers are added to a few others by comparing
     places, in one order."""
-    plain: list[JaxprEqn] = []
-    for equation in program.jaxpr.eqns:
-        how = None
+
+    def choose(equation: JaxprEqn) -> How:
         if equation.primitive is scatter_p and (window := _window(equation, program)):
-            how = functools.partial(_between, equation, *window)
-        elif equation.primitive is scatter_add_p and _adds_few(equation):
-            how = functools.partial(_added, equation)
-        if how is None:
-            plain.append(equation)
-            continue
-        yield plain, None
-        yield [equation], how
-        plain = []
-    yield plain, None
+            return functools.partial(_between, equation, *window)
+        if equation.primitive is scatter_add_p and _adds_few(equation):
+            return functools.partial(_added, equation)
+        return None
+
+    return apart(program.jaxpr.eqns, choose)
 
 
 def _adds_few(equation: JaxprEqn) -> bool:
@@ -196,7 +193,7 @@ def _adds_few(equation: JaxprEqn) -> bool:
         and (where.shape, where.dtype) == ((*new.shape, 1), jnp.int32)
         and new.ndim == array.ndim
         and equation.params["mode"] is jax.lax.GatherScatterMode.FILL_OR_DROP
-        and array.shape[-1] * new.shape[-1] <= LONGEST
+        and array.shape[-1] * new.shape[-1] <= FEW
     )
 
 
