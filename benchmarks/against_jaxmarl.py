@@ -13,8 +13,8 @@ ours is called update by update, as `fp3o train` does it. The two take turns; th
 Their timed program also makes the networks and resets the environments, once for all its updates, and calls
 their metrics callback after each: both count against them, the more the fewer `--updates` there are.
 
-What differs: our networks have a LayerNorm at the input and behind every layer, and our recurrent ones one
-more layer before the GRU (theirs has it behind); their feed-forward ones have actor and critic layers of 64
+What differs: our networks have a LayerNorm at the input and after every layer, and our recurrent ones one
+more layer before the GRU (theirs has it after it); their feed-forward ones have actor and critic layers of 64
 with tanh. Theirs computes an agent id into the observations, ours adds it to the first layer.
 Their IPPO has one trunk for actor and critic where it is recurrent, ours two. The critic of their MAPPO sees
 the global state and an agent's id, and is computed for each agent; ours sees the state, once for all agents.

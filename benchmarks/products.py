@@ -27,7 +27,7 @@ def plain_products(
         repetitions: gradient steps.
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    # Weight matrices are those leaves that have two axes behind the groups.
+    # Weight matrices are those leaves that have two axes after the groups.
     layers = [
         ("dense_0" in jax.tree_util.keystr(path), samples[path[0].key], *leaf.shape[1:])
         for path, leaf in leaves

@@ -20,6 +20,10 @@ FOLDER = Path(__file__).parent.parent / "benchmarks"
 COMMANDS = sorted(path for path in FOLDER.glob("*.py") if "tyro.cli" in path.read_text(encoding="utf-8"))
 
 
+def test_all_commands_are_found():
+    assert len(COMMANDS) >= 13
+
+
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda path: path.stem)
 def test_help(command):
     out = subprocess.run([sys.executable, command, "--help"], capture_output=True, text=True, check=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fake_runs import write_run
+from finite import assert_finite
 from fp3o_jax.cli import main
 from slurm import stand_in
 
@@ -43,7 +44,11 @@ def test_python_block(capsys):
     small = ", ".join(f"{name}={value}" for name, value in SMALL.items())
     assert 'env="smax/3m"' in code
     code = code.replace('env="smax/3m"', f'env="matrix/xor", {small}')
-    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+    names = {"__name__": "readme"}
+    exec(compile(code, "README.md", "exec"), names)
+    state, metrics = names["out"]["state"], names["out"]["metrics"]
+    assert_finite((state.params, metrics))
+    assert metrics["episode_return"].shape[-1] == names["train"].config.num_updates
 
 
 IMPORTS = sorted(
@@ -79,6 +84,12 @@ COMMANDS = [
         if line.startswith("fp3o ")
     )
 ]
+
+
+def test_all_commands_are_found():
+    verbs = {"train", "sweep", "status", "evaluate", "crossplay", "render", "export", "plot", "check-env"}
+    assert {command.split()[1] for command in COMMANDS} >= verbs
+    assert len(COMMANDS) >= 30
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +199,8 @@ def test_smoke_grid(capsys, monkeypatch):
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(script, run_name="__main__")
     assert stop.value.code == 0
-    assert "finite" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert re.search(r"^matrix/climbing +fp3o +partial +mlp .* finite *$", out, re.MULTILINE), out
 
 
 def test_learning_rates(tmp_path, capsys):

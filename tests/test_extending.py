@@ -10,7 +10,6 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from rich.console import Console
 
@@ -167,7 +166,8 @@ def test_a_selection_is_looked_at_as_well():
 def test_schedules_are_those_of_the_agents_that_learn():
     """Which a split has a weight for each of."""
     config = Config(train_agents=(0, 2), sharing="none", advantage_split=(0.5, 0.5), **TINY)
-    make_train(config.replace(selection=lambda key, owners: jnp.roll(owners, 1)), env=agree())
+    trainer = make_train(config.replace(selection=lambda key, owners: jnp.roll(owners, 1)), env=agree())
+    assert trainer.algorithm.learners == (0, 2)
 
 
 def test_the_settings_choose_for_it():
@@ -386,8 +386,7 @@ def test_trainers_pickle():
     for x, y in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
         if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             x, y = jax.random.key_data(x), jax.random.key_data(y)
-        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
-    assert_array_equal(first["metrics"]["entropy"], second["metrics"]["entropy"])
+        assert_array_equal(x, y)
 
 
 def test_trainers_pickle_with_what_they_were_given():

@@ -144,7 +144,8 @@ def test_an_absurd_plan_is_refused_at_once(make, said, originals, tmp_path):
 
 
 def test_names_that_are_given_are_names(originals):
-    assert all(NAME.fullmatch(run.name) for run in (originals / "sweep" / "runs").iterdir())
+    names = [run.name for run in (originals / "sweep" / "runs").iterdir()]
+    assert names and all(map(NAME.fullmatch, names))
 
 
 def test_a_checkpoint_that_claims_more_than_its_files_hold(given):
@@ -183,7 +184,8 @@ def test_absurd_sizes_are_refused_before_anything_is_made():
         {"total_env_steps": 10**400},
         {"seed": 10**400},
     ):
-        with fuzzing.limits(), pytest.raises(ConfigError) as refused:
+        said = "at most|too large|must divide|0 to 2"
+        with fuzzing.limits(), pytest.raises(ConfigError, match=said) as refused:
             fuzzing.CONFIG.from_dict(fuzzing.CONFIG.to_dict() | changes)
         assert len(str(refused.value)) < 5000
     for name, options in (

@@ -16,6 +16,7 @@ from fp3o_jax.method.sequences import as_steps
 from fp3o_jax.team.actor_critic import ActorCritic
 from fp3o_jax.team.modules import Trunk
 from toy_envs import mortal
+from update_helpers import differs
 
 TINY = {
     "env": "matrix/climbing",
@@ -72,9 +73,10 @@ def test_simulations_that_break_down_are_counted():
 
 
 def test_old_style_keys(trained):
-    _, run, _ = trained
-    out = run(jax.random.PRNGKey(0))
-    assert np.isfinite(out["metrics"]["entropy"]).all()
+    _, run, out = trained
+    old = run(jax.random.PRNGKey(0))
+    jax.tree.map(assert_array_equal, old["metrics"], out["metrics"])
+    jax.tree.map(assert_array_equal, old["state"].params, out["state"].params)
 
 
 @pytest.fixture(scope="module")
@@ -188,11 +190,22 @@ def test_every_algorithm_under_every_sharing(algorithm, sharing, recurrent):
         assert any(jax.tree.leaves(moved))
 
 
-def test_linear_schedule_ends_at_zero():
-    train = make_train({**TINY, "lr_schedule": "linear", "total_env_steps": 64})
-    update = jax.jit(train.update)
-    first, _ = update(jax.jit(train.init)(jax.random.key(0)))
-    for updates in (2, 3, 100):
+def test_a_linear_schedule(trained):
+    """From the whole rate in the first update down to zero behind the last, and zero from there on."""
+    train = make_train({**TINY, "lr_schedule": "linear", "total_env_steps": 128})
+    update, start = jax.jit(train.update), jax.jit(train.init)(jax.random.key(0))
+    first, metrics = update(start)
+    constant = trained[2]["metrics"]
+    for name in ("approx_kl", "value_loss"):
+        assert_allclose(metrics[name], constant[name][0], rtol=1e-3)
+    assert metrics["approx_kl"] > 1e-6
+    for k in (1, 2, 3):
+        rates = {name: getattr(start.hyperparams, name) * (1 - k / 4) for name in ("actor_lr", "critic_lr")}
+        scaled, _ = update(start.replace(hyperparams=start.hyperparams._replace(**rates)))
+        later, _ = update(start.replace(num_updates=jnp.array(k, start.num_updates.dtype)))
+        jax.tree.map(lambda a, b: assert_allclose(a, b, atol=1e-6), later.params, scaled.params)
+        assert differs(later.params["actor"], start.params["actor"])
+    for updates in (4, 5, 100):
         done = first.replace(num_updates=jnp.array(updates))
         after, metrics = update(done)
         assert np.isfinite(metrics["entropy"])

@@ -9,11 +9,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from fp3o_jax.hyperparams import Hyperparams
 from fp3o_jax.registry import AlgorithmName, SharingName, algorithms, sharings
-from fp3o_jax.values import ConfigError, nearest_divisors, settle_types, short, unknown
+from fp3o_jax.values import ConfigError, check_choices, nearest_divisors, settle_types, short, unknown
 
 SelectionName = Literal["cyclic", "random_derangement", "reverse"]
 ConditionName = Literal["joint", "per_pipeline", "off"]
@@ -22,8 +22,6 @@ AgentOrderName = Literal["random", "semi_greedy"]
 TraceName = Literal["paper", "gae_trace", "speedup"]
 ActivationName = Literal["relu", "tanh", "silu", "gelu"]
 PrecisionName = Literal["default", "high", "highest"]
-#: Settings that are each algorithm's own by default.
-OWN = {"advantage_normalization": ("agent", "joint"), "critic_fit": ("stages", "once")}
 #: Seeds have 64 bits.
 MAX_SEED = 2**64 - 1
 #: What no machine can hold or do is refused before it is tried, wherever it comes from: counts, samples of a
@@ -64,8 +62,8 @@ class Config:
     agent_id: bool = True
     """append a one-hot agent id to the input of networks that several agents share"""
     critic_agent_id: bool = False
-    """also to critics of the global state; else agents that share such a critic share its values, which are
-    computed once for all of them"""
+    """also to critics of the global state; else they see the same for all agents, and where one critic serves
+    all of them, values are computed once"""
 
     train_agents: tuple[int | str, ...] | None = None
     """agents that learn, by name or by number counted from 0; the others keep the policies that they begin
@@ -142,7 +140,7 @@ class Config:
     activation: ActivationName = "relu"
     """what each hidden layer ends in; gelu by its tanh approximation"""
     layer_norm: bool = True
-    """a LayerNorm behind every layer, and learned scales and shifts of the inputs; off: neither (to what
+    """a LayerNorm after every layer, and learned scales and shifts of the inputs; off: neither (to what
     networks are shown as well see normalize_obs)"""
     normalize_obs: Literal["layer", "running", "none"] = "layer"
     """what networks make of observations and of the global state. layer: a LayerNorm over the features of
@@ -150,7 +148,7 @@ class Config:
     variance of each feature over all that was seen in training, clipped to 10 deviations; a part of the
     policy. none: as they are"""
     recurrent: bool = False
-    """the cell: a GRU behind the layers of actors and critics, or none"""
+    """the cell: a GRU after the layers of actors and critics, or none"""
     chunk_length: int = 16
     """recurrent: steps that gradients flow back through; must divide rollout_length"""
 
@@ -204,29 +202,7 @@ class Config:
         for names in (algorithms, sharings):
             if getattr(self, names.setting) not in names:
                 raise names.unknown(getattr(self, names.setting))
-        for name, valid in (
-            ("condition", get_args(ConditionName)),
-            ("lr_schedule", ("constant", "linear")),
-            ("normalize_obs", ("layer", "running", "none")),
-            ("selection", get_args(SelectionName)),
-            ("activation", get_args(ActivationName)),
-            ("advantage_split", ("uniform", "dirichlet")),
-            ("critic_sharing", get_args(CriticSharingName)),
-            ("agent_order", get_args(AgentOrderName)),
-            ("trace", get_args(TraceName)),
-            ("matmul_precision", get_args(PrecisionName)),
-            ("recorded_ratios", ("behaviour", "stage", "live")),
-            *OWN.items(),
-        ):
-            value = getattr(self, name)
-            if (
-                (name == "selection" and callable(value))
-                or (name == "advantage_split" and isinstance(value, tuple))
-                or (name in OWN and value is None)
-            ):
-                continue
-            if value not in valid:
-                raise unknown(name, value, valid)
+        check_choices(self, functions=("selection",))
 
     def _check_numbers(self) -> None:
         for name in (
@@ -321,6 +297,8 @@ class Config:
             raise ConfigError(
                 f"critic_groups is read with critic_sharing='groups' only, not {self.critic_sharing!r}"
             )
+        if self.critic_agent_id and not self.agent_id:
+            raise ConfigError("critic_agent_id=True needs agent_id=True: no network is told an id without it")
         if self.recorded_ratios == "live" and self.algorithm != "fp3o":
             raise ConfigError(f"recorded_ratios='live' is for algorithm='fp3o', not {self.algorithm!r}")
         if isinstance(self.advantage_split, tuple):
@@ -330,7 +308,7 @@ class Config:
 
     @property
     def seeds(self) -> range:
-        """Those of all runs."""
+        """The seed of each run."""
         return range(self.seed, self.seed + self.num_seeds)
 
     @property

@@ -20,8 +20,9 @@ from fp3o_jax.envs.base import Observation
 from fp3o_jax.envs.spaces import Bounds, existing_actions, playable, to_bounds
 from fp3o_jax.exports import ARCHITECTURE, WEIGHTS, read_architecture, read_weights
 from fp3o_jax.team.actor_critic import ActorCritic
+from fp3o_jax.team.groups import agent_params
 from fp3o_jax.team.modules import Trunk
-from fp3o_jax.team.sharing import Sharing, agent_params
+from fp3o_jax.team.sharing import Sharing
 from fp3o_jax.team.trunks import Trunks, both, described
 from fp3o_jax.values import as_count
 

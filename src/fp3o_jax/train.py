@@ -1,4 +1,4 @@
-"""``make_train(config) -> train(key)``: init, then a scan of rollout and update. Reads like the paper."""
+"""``make_train(config) -> train(key)``: init, then a scan of rollout, targets and update."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fp3o_jax.kernels.loops import in_one_loop
 from fp3o_jax.kernels.steps import in_few_kernels
 from fp3o_jax.method import normalization
 from fp3o_jax.method.contract import check_algorithm
-from fp3o_jax.method.descent import Metrics
+from fp3o_jax.method.metrics import Metrics
 from fp3o_jax.method.normalization import ValueNorm
 from fp3o_jax.method.rollout import RolloutState, Trajectory, collect, init_rollout
 from fp3o_jax.method.schedules import ALGORITHMS, CONDITIONS, Algorithm, Schedule, make_algorithm
@@ -232,7 +232,7 @@ class Trainer:
         config = self.config
         fraction = 1.0
         if config.lr_schedule == "linear":
-            # A loop over ``update`` may go on behind the end, where the rate stays 0.
+            # A loop over ``update`` may go on after the end, where the rate stays 0.
             fraction = jnp.maximum(0.0, 1.0 - state.num_updates / config.num_updates)
         update = PipelineUpdate(
             self.networks,

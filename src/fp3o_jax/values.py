@@ -58,6 +58,25 @@ def settle_types(settings: Any, prefix: str = "") -> None:
             raise ConfigError(f"{prefix}{name}={short(value)} {error}") from None
 
 
+def check_choices(settings: Any, functions: Sequence[str] = ()) -> None:
+    """Whether fields whose annotation lists names hold one of them.
+
+    Args:
+        settings: an instance of a dataclass; annotations that take any text are left out.
+        functions: fields that may be a function instead.
+
+    Raises:
+        ConfigError: a value is none of them, and of no other type that its annotation admits.
+    """
+    for field, hint in field_types(type(settings)).items():
+        meant, value = alternatives(hint), getattr(settings, field)
+        names = [name for kind in meant if get_origin(kind) is Literal for name in get_args(kind)]
+        other = type(value) in {get_origin(kind) or kind for kind in meant}
+        if not names or str in meant or other or value in names or (field in functions and callable(value)):
+            continue
+        raise unknown(field, value, names)
+
+
 def as_meant(value: Any, hint: Any) -> Any:
     """A value as the type annotation means it.
 

@@ -33,7 +33,7 @@ def needs_guard() -> bool:
 
 
 def guard() -> None:
-    """Adds the flag to ``XLA_FLAGS``, behind what is there; a choice that the user made is kept.
+    """Adds the flag to ``XLA_FLAGS``, after what is there; a choice that the user made is kept.
 
     Called when the package is imported, since XLA reads the variable when its first device starts.
     """

@@ -53,8 +53,8 @@ MISTAKES = {
     ),
     "the policy loss counts dead agents": Mistake(
         "method/descent.py",
-        "part.alive * active, part.alive * scale",
-        "part.alive * active, jnp.ones_like(part.alive) * scale",
+        "part.alive * learning, part.alive * scale",
+        "part.alive * learning, jnp.ones_like(part.alive) * scale",
     ),
     "heads learn as slowly as trunks": Mistake(
         "team/sharing.py",
@@ -174,6 +174,8 @@ def main(check: Check) -> int:
         for name, mistake in MISTAKES.items()
         if check.only in name
     }
+    if not mistakes:
+        raise ValueError(f"no error's name has {check.only!r}: {', '.join(MISTAKES)}")
     for tests in dict.fromkeys(mistake.tests for mistake in mistakes.values()):
         unchanged = failing(None, tests)
         if unchanged:

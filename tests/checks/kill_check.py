@@ -87,6 +87,8 @@ def stop_at_random(check: Check, process: subprocess.Popen, run: Path, moments: 
 def result(run: Path) -> tuple[bytes, str]:
     # All but the time at which a row was written.
     rows = re.sub(rb', "time": [\d.]+\}', b"}", (run / "metrics.jsonl").read_bytes())
+    if not rows or b"null" in rows:
+        raise RuntimeError(f"{run} has no metrics, or some that are not finite")
     return rows, digest(pack(load_run(run)[1]))
 
 

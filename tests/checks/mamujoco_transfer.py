@@ -49,7 +49,7 @@ def main() -> int:
         a, b = (np.asarray(x["episode_return"], float) for x in (here, there))
         error = np.sqrt((a.var() + b.var()) / options.episodes)
         apart = abs(a.mean() - b.mean()) / max(error, 1e-9)
-        failed |= bool(apart > 3)
+        failed |= not apart <= 3
         print(
             f"| {run} | {options.episodes} | {' | '.join(cells)} | {apart:.2f} standard errors |", flush=True
         )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from finite import assert_array_equal
+from finite import assert_array_equal, assert_finite
 from fp3o_jax import Config, ConfigError, make_env, make_train
 from fp3o_jax.envs import available, jaxmarl
 from fp3o_jax.envs.base import batch_reset, batch_step
@@ -128,6 +128,7 @@ def test_mabrax_limit_is_a_truncation_and_starts_vary():
     assert not outcomes[0].truncated.any()
     assert outcomes[1].truncated.all()
     assert not outcomes[1].terminated.any()
+    assert_finite(seen[0].global_state)
     assert len(np.unique(seen[0].global_state, axis=0)) == 3
     # Each agent sees its own joint: position and velocity, at the end of the three blocks.
     state = np.asarray(seen[0].global_state[0])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -35,13 +37,15 @@ class FamilyRecord(Golden):
     @property
     def algorithm(self) -> Algorithm:
         """With its own defaults, but for A2PO's trace, HARL's ratios, and the order that was drawn."""
-        trace = "speedup" if self.meta.get("speedup") else "gae_trace"
-        return make_algorithm(
+        ours = make_algorithm(
             self.name,
-            order=lambda key, n, scores: jnp.asarray(self.data["order"]),
-            trace=trace,
+            trace="speedup" if self.meta.get("speedup") else "gae_trace",
             ratios="stage" if self.name == "happo" else "behaviour",
         )
+        if self.name == "coppo":
+            return ours
+        recorded = partial(ours.schedule, order=lambda key, n, scores: jnp.asarray(self.data["order"]))
+        return ours._replace(schedule=recorded)
 
     @property
     def schedule(self) -> Schedule:

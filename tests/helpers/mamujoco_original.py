@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
+from finite import assert_finite
 from fp3o_jax.envs.mamujoco.make import State, environment_of, parts_of
 from fp3o_jax.envs.mamujoco.mjx_engine import Motion
 from fp3o_jax.envs.mamujoco.robots import ROBOTS
@@ -152,6 +153,7 @@ def episode_differences(task, agent_obsk, steps, seed=0, **options):
         state = np.asarray(theirs.state(), np.float32)
         count["state"] += not np.array_equal(seen.global_state[t], state)
         pairs = [*zip(rows, wanted, strict=True), (seen.global_state[t], state)]
+        assert_finite(pairs)
         worst = max(float(np.max(np.abs(a - b) / (1 + np.abs(b)))) for a, b in pairs)
         count["relative"] = max(count["relative"], worst)
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from finite import assert_allclose
+from finite import assert_allclose, assert_finite
 from fp3o_jax import Config
 from fp3o_jax.method.advantages import TDErrors
 from fp3o_jax.method.batch import Batch
@@ -125,4 +125,5 @@ def assert_same(a, b, atol=2e-6):
 
 
 def differs(a, b):
+    assert_finite(a, b)
     return any(np.abs(x - y).max() > 1e-4 for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from finite import assert_array_equal
+from fp3o_jax.kernels.blocks import make_blocks
 from fp3o_jax.method.batch import Batch, minibatches
 from fp3o_jax.method.sequences import as_sequences
 
@@ -52,8 +53,12 @@ def test_rows_of_agents():
     for name in ("critic_inputs", "starts", "value", "target", "critic_hidden"):
         assert_array_equal(getattr(ours, name), getattr(batch, name), err_msg=name)
     assert batch.of_agents(None) is batch and batch.agents is None
-    assert ours.named() is ours
-    assert_array_equal(batch.named().agents, [[[0]], [[1]], [[2]]])
+    apart, whole = (make_blocks((3, *batch.alive.shape[1:]), size) for size in (1, None))
+    assert ours.named(apart) is ours and batch.named(whole) is batch
+    named = batch.named(apart)
+    assert_array_equal(named.agents, [[[0]], [[1]], [[2]]])
+    assert_array_equal(named.row_agents, [0, 1, 2])
+    assert batch.row_agents is None
 
 
 def test_what_networks_take():
@@ -72,13 +77,13 @@ def test_what_networks_take():
 
 def test_sequences_are_rollouts_again():
     arrays, actor_hidden, critic_hidden = rollout()
-    batch = make_batch(clip_eps=np.ones((N, 1, 1)), weighing=np.ones((N, 1, 1, N), bool))
+    batch = make_batch(clip_eps=np.ones((N, 1, 1)), weights=np.ones((N, 1, 1, N), bool))
     ours = batch.as_rollout(ENVS)
     for name, x in arrays.items():
         assert_array_equal(getattr(ours, name), x, err_msg=name)
     assert_array_equal(ours.actor_hidden, actor_hidden[:, :1])
     assert_array_equal(ours.critic_hidden, critic_hidden[:, :1])
-    assert ours.clip_eps is batch.clip_eps and ours.weighing is batch.weighing
+    assert ours.clip_eps is batch.clip_eps and ours.weights is batch.weights
     without = batch.replace(actor_hidden=None, critic_hidden=None).as_rollout(ENVS)
     assert without.actor_hidden is None and without.critic_hidden is None
 

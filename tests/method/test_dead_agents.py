@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finite import assert_allclose, assert_array_equal
+from finite import assert_allclose, assert_array_equal, assert_finite
 from fp3o_jax import make_train
 from fp3o_jax.method.advantages import normalize_advantages
-from fp3o_jax.method.losses import explained_variance, masked_mean
+from fp3o_jax.method.metrics import explained_variance, masked_mean, policy_change
 from fp3o_jax.method.schedules import make_algorithm
-from fp3o_jax.method.update import PipelineUpdate, policy_change
+from fp3o_jax.method.update import PipelineUpdate
 from toy_envs import mortal
-from update_helpers import ACTIONS, HP, differs, drawn, make_batch, make_errors, networks, start
+from update_helpers import ACTIONS, HP, assert_same, differs, drawn, make_batch, make_errors, networks, start
 
 ALGORITHMS = ["mappo", "happo", "coppo", "a2po", "fp3o"]
 SEEDS = st.integers(0, 2**31 - 1)
@@ -71,7 +71,7 @@ def test_ratios_of_the_dead_weigh_if_they_are_asked_to(algorithm):
     params, others = (updated(algorithm, True)(x)[0] for x in (batch, changed))
     assert differs(params, others)
     params, others = (updated(algorithm)(x)[0] for x in (batch, changed))
-    assert not differs(params, others)
+    assert_same(params, others)
 
 
 @jax.jit
@@ -159,5 +159,9 @@ def test_a_run_in_float64():
             train = make_train({**SIZES, **settings}, env=mortal(0.0))
             state = jax.eval_shape(train.init, jax.random.key(0))
             after, metrics = jax.eval_shape(train.update, state)
-            assert jax.tree.structure(after) == jax.tree.structure(state)
+            kinds, same = (jax.tree.map(lambda x: (x.shape, x.dtype), x) for x in (after, state))
+            assert kinds == same
+            assert {x.dtype for x in jax.tree.leaves(after.params)} == {np.dtype(np.float64)}
             assert metrics["entropy"].dtype == np.float64
+        after, metrics = jax.jit(train.update)(jax.jit(train.init)(jax.random.key(0)))
+        assert_finite((after.params, after.opt_state, metrics["entropy"], metrics["value_loss"]))

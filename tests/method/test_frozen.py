@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 import update_helpers as helpers
-from finite import assert_allclose, assert_array_equal
+from finite import assert_allclose, assert_array_equal, assert_finite
 from fp3o_jax import Config, ConfigError, make_env, make_train
 from fp3o_jax.method.schedules import CONDITIONS, make_algorithm
 from fp3o_jax.method.update import PipelineUpdate
 from fp3o_jax.sweeps.plan import make_points, program_key
+from fp3o_jax.team.groups import agent_params
 from fp3o_jax.team.learners import agent_indices, learners_of
-from fp3o_jax.team.sharing import Sharing, agent_params, make_sharing
+from fp3o_jax.team.sharing import Sharing, make_sharing
 from update_helpers import HP, make_batch, make_errors, networks
 
 ALGORITHMS = ("fp3o", "mappo", "ippo", "coppo", "happo", "a2po")
@@ -126,6 +127,7 @@ def test_what_a_frozen_policy_sees_is_normalised_as_it_was():
     """Running statistics are a part of the policy: the critic's go on, the frozen policy's do not."""
     train, before, out = trained(sharing="none", train_agents=("agent_1",), normalize_obs="running")
     after = out["state"].params
+    assert_finite(after)
     assert train.algorithm.learners == (1,)
     pairs = zip(*map(jax.tree.leaves, (before.params["actor"], after["actor"])), strict=True)
     changed = np.array([(np.asarray(a) != np.asarray(b)).reshape(4, -1).any(1) for a, b in pairs])

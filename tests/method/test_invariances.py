@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finite import assert_allclose
+from finite import assert_allclose, assert_finite
 from fp3o_jax.kernels.shards import over_shards
 from update_helpers import (
     COUNT,
@@ -267,6 +267,7 @@ def test_fp3o_depends_on_the_draw_only_through_the_split(seed, other, sharing):
 
     same(result(seed), result(other, selection="random_derangement"))
     fixed = [result(s, split=(0.2, 0.3, 0.5))[0]["actor"] for s in range(6)]
+    assert_finite(fixed)
     moved = [
         max(np.abs(x - y).max() for x, y in zip(*map(jax.tree.leaves, (fixed[0], f)), strict=True))
         for f in fixed[1:]

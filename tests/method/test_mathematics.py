@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finite import assert_allclose, assert_array_equal
-from fp3o_jax.method import losses, normalization
+from fp3o_jax.method import losses, metrics, normalization
 from fp3o_jax.method.advantages import (
     TRACES,
     TDErrors,
@@ -153,21 +153,21 @@ def test_huber_is_symmetric():
 
 def test_explained_variance():
     targets, mask = jnp.array([1.0, 2.0, 3.0, 99.0]), jnp.array([1.0, 1.0, 1.0, 0.0])
-    assert losses.explained_variance(targets, targets, mask) == 1.0
-    assert losses.explained_variance(jnp.zeros(4), targets, mask) == pytest.approx(0.0, abs=1e-6)
+    assert metrics.explained_variance(targets, targets, mask) == 1.0
+    assert metrics.explained_variance(jnp.zeros(4), targets, mask) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_means_of_few_samples():
     """Of one alone it is that one; of none it is 0."""
     x = jnp.array([3.0, np.nan, np.nan])
-    assert losses.masked_mean(x, jnp.array([1.0, 0.0, 0.0])) == 3.0
-    assert losses.masked_mean(x, jnp.zeros(3)) == 0.0
+    assert metrics.masked_mean(x, jnp.array([1.0, 0.0, 0.0])) == 3.0
+    assert metrics.masked_mean(x, jnp.zeros(3)) == 0.0
 
 
 def test_explained_variance_where_there_is_nothing_to_explain():
     targets, mask = jnp.full(4, 2.0), jnp.ones(4)
-    assert losses.explained_variance(jnp.full(4, 5.0), targets, mask) == 1.0
-    wrong = losses.explained_variance(jnp.array([1.0, 2.0, 2.0, 2.0]), targets, mask)
+    assert metrics.explained_variance(jnp.full(4, 5.0), targets, mask) == 1.0
+    wrong = metrics.explained_variance(jnp.array([1.0, 2.0, 2.0, 2.0]), targets, mask)
     assert wrong == pytest.approx(1 - 0.1875 / 1e-8)
 
 
@@ -261,12 +261,22 @@ def test_value_norm_divides_by_no_less_than_a_tenth():
 
 
 def test_value_norm_of_a_critic_without_samples_stays():
-    stats = normalization.init(2)
-    groups = jnp.array([0, 1])
-    mask = jnp.array([[1.0], [0.0]])
-    stats = normalization.update(stats, jnp.full((2, 1), 5.0), mask, groups)
+    """Before it has had any, and after."""
+    groups, rng = jnp.array([0, 1]), np.random.default_rng(0)
+
+    def update(stats, *counted):
+        targets = jnp.asarray(rng.normal(5.0, 2.0, (2, 8)), jnp.float32)
+        mask = jnp.array(counted)[:, None] * jnp.ones((2, 8))
+        return normalization.update(stats, jnp.where(mask > 0, targets, jnp.nan), mask, groups)
+
+    stats = update(normalization.init(2), 1.0, 0.0)
     assert stats.weight[0] > 0
-    assert stats.weight[1] == 0
+    assert [float(x[1]) for x in stats] == [0.0, 0.0, 0.0]
+    both = update(stats, 1.0, 1.0)
+    after = update(both, 1.0, 0.0)
+    for new, old in zip(after, both, strict=True):
+        assert_array_equal(new[1], old[1])
+        assert new[0] != old[0] and old[1] != 0
 
 
 @given(seeds, st.sampled_from(["gae_trace", "speedup"]))

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import numpy_updates
-from finite import assert_allclose
+from finite import assert_allclose, assert_finite
 from fp3o_jax import Config
 from fp3o_jax.method.advantages import TDErrors
 from fp3o_jax.method.batch import Batch
@@ -18,7 +18,8 @@ from fp3o_jax.method.schedules import CONDITIONS, make_algorithm
 from fp3o_jax.method.update import PipelineUpdate
 from fp3o_jax.team import optimizer
 from fp3o_jax.team.distributions import Categorical
-from fp3o_jax.team.sharing import apply_grouped, make_sharing
+from fp3o_jax.team.groups import apply_grouped
+from fp3o_jax.team.sharing import make_sharing
 from update_helpers import drawn
 
 STEPS, ENVS, OBS, STATE, ACTIONS, WIDTH, EPOCHS = 6, 5, 4, 3, 3, 2, 3
@@ -155,6 +156,7 @@ def test_ratios_of_the_dead_weigh_as_in_the_reference(algorithm, sharing):
     new, expected, before, _ = both(algorithm, sharing, 3, seed=1, dead_ratios=True)
     assert_same(new, expected, before)
     others = both(algorithm, sharing, 3, seed=1)[0]
+    assert_finite(others)
     assert max(np.abs(x - y).max() for x, y in zip(new, others, strict=True)) > 1e-4
 
 
@@ -189,6 +191,7 @@ def test_fp3o_with_the_ratios_of_the_moment(sharing):
         new, expected, before, metrics = both("fp3o", sharing, 3, seed, settings=COMMON | {"live": True})
         assert_same(new, expected, before)
         recorded = both("fp3o", sharing, 3, seed)[0]
+        assert_finite(recorded)
         moved = [
             np.abs(x - y).max() / np.abs(x - b).max() for x, y, b in zip(new, recorded, before, strict=True)
         ]
@@ -201,6 +204,7 @@ def test_fp3o_with_the_ratios_of_the_moment(sharing):
 def test_weights_accumulate_in_the_drawn_order(algorithm):
     """NumPy's update in each of the six orders: ours is the drawn one's and no other's."""
     results = {order: both(algorithm, "none", 3, order=order) for order in itertools.permutations(range(3))}
+    assert_finite(results)
     matching = [
         order
         for order, (new, expected, *_) in results.items()

@@ -30,7 +30,7 @@ def _draw(algorithm, n, kwargs):
     @jax.jit
     def draw(key):
         schedule = member.schedule(key, n)
-        return schedule, schedule.masks
+        return schedule, jax.nn.one_hot(schedule.owners, n, dtype=bool)
 
     return draw
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import tabular
-from finite import assert_allclose
+from finite import assert_allclose, assert_finite
 
 SHARINGS = tabular.SHARINGS
 COUNT = 200
@@ -22,7 +22,9 @@ def outcomes(sharing, n, states=3, gamma=0.9, noise=0.0):
     """(full pipeline, sequential) from ``COUNT`` random games and starts, as NumPy."""
     cases = tabular.random_cases(0, COUNT, sharing, n=n, states=states, gamma=gamma, noise=noise)
     with jax.enable_x64(True):
-        return jax.device_get((_updated(tabular.full_pipeline)(cases), _updated(tabular.sequential)(cases)))
+        both = jax.device_get((_updated(tabular.full_pipeline)(cases), _updated(tabular.sequential)(cases)))
+    assert_finite(both)
+    return both
 
 
 @functools.cache
@@ -81,6 +83,7 @@ def test_every_split_has_the_same_lower_bound(sharing):
         gains, uniform, penalty, gain = jax.device_get(
             jax.jit(jax.vmap(judge))(cases, jax.tree.map(new_params, cases.params))
         )
+    assert_finite((gains, uniform, penalty, gain))
     # Parts of their own, one sum.
     assert np.abs(gains - uniform[:, None] / n).max() > 1
     assert_allclose(gains.sum(1), uniform, atol=ROUNDING)

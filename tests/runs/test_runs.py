@@ -363,6 +363,7 @@ def test_a_run_ends_when_no_seed_is_finite(tmp_path, monkeypatch, capsys):
 def test_evaluation_during_the_run(tmp_path):
     train(tmp_path / "run", options=dataclasses.replace(OFTEN, eval_every=5))
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["update"], row["seed"]) for row in rows] == [(u, s) for u in range(1, 11) for s in (0, 1)]
     for row in rows:
         assert (
             ("greedy_episode_return" in row)

@@ -204,10 +204,13 @@ def test_wandb_resumes_the_same_runs_offline(tmp_path):
     assert [row["_step"] for row in got["history"]] == [3, 4]
 
 
+def steps_of(runs):
+    return {name: [row["_step"] for row in run["history"]] for name, run in runs.items()}
+
+
 def test_wandb_updates_that_are_behind_are_dropped(tmp_path, capfd):
     write(tmp_path, updates=(1, 2, 3, 2, 3, 4), wandb=OFFLINE)
-    for got in wandb_runs(tmp_path).values():
-        assert [row["_step"] for row in got["history"]] == [1, 2, 3, 4]
+    assert steps_of(wandb_runs(tmp_path)) == {f"run7-seed{seed}": [1, 2, 3, 4] for seed in SEEDS}
     assert "monotonically" not in capfd.readouterr().err
 
 
@@ -243,8 +246,7 @@ def test_a_server_that_dies_delays_nothing(tmp_path, monkeypatch):
     sink.close(0)
     assert time.monotonic() - start < 5
     # What the server did not get is on disk.
-    for got in wandb_runs(tmp_path, "run").values():
-        assert [row["_step"] for row in got["history"]] == [1, 2, 3]
+    assert steps_of(wandb_runs(tmp_path, "run")) == {f"run7-seed{seed}": [1, 2, 3] for seed in SEEDS}
 
 
 def test_many_seeds(tmp_path):

@@ -254,7 +254,7 @@ def test_a_plan_may_grow(first, tmp_path, monkeypatch):
     assert "not today" in (path / "programs" / "2" / "error.txt").read_text()
     assert len(json.loads((path / "sweep.json").read_text())["programs"]) == 4
     trained.clear()
-    with pytest.raises(RunError):
+    with pytest.raises(RunError, match="failed: 3"):
         make(**more).run(path, index=3, console=QUIET)
     assert [members[0][0] for members in trained] == ["ippo"]
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from finite import assert_allclose, assert_array_equal
+from finite import assert_allclose, assert_array_equal, assert_finite
 from fp3o_jax import Config, ConfigError, load_policy, make_evaluate, make_train
 from fp3o_jax.envs import Environment, Observation, Outcome
 from fp3o_jax.policy import Policy, architecture
@@ -107,7 +107,7 @@ def test_what_can_be_told_apart(kind):
         fives, zeros = (
             nets.standardize_obs(weights["actor"], jnp.full((4, 1, 5), value)) for value in (5.0, 0.0)
         )
-        assert np.isfinite(fives).all()
+        assert_finite((fives, zeros))
         for i, size in enumerate(SIZES):
             assert (fives[i, :, size:] == 0).all()
             assert (zeros[i, :, size:] == 0).all()
@@ -116,6 +116,7 @@ def test_what_can_be_told_apart(kind):
         states = [
             nets.standardize_critic_inputs(weights["critic"], jnp.full((1, 1, 6), v)) for v in (5.0, 0.0)
         ]
+        assert_finite(states)
         assert states[0].shape == (1, 1, 6)
         assert (np.abs(states[0] - states[1]) > 0.5).all() == (kind != "layer")
     if kind == "none":
@@ -306,6 +307,7 @@ def test_ratios_are_one_where_nothing_is_learned(trained):
         still = state.hyperparams._replace(actor_lr=jnp.float32(1e-12))
         after, metrics = update(state.replace(hyperparams=still))
         assert np.abs(metrics["approx_kl"]) < 1e-6
+        assert_finite(after.params)
         assert not np.array_equal(
             after.params["actor"]["normalizer"]["mean"], state.params["actor"]["normalizer"]["mean"]
         )
@@ -323,7 +325,9 @@ def test_evaluation_uses_them_and_leaves_them_alone(trained):
     jax.tree.map(assert_array_equal, first, second)
     assert np.isfinite(first["episode_return"]).all()
     params["actor"]["normalizer"]["mean"] = params["actor"]["normalizer"]["mean"] + 3.0
-    assert not np.array_equal(play(params, key)["episode_return"], first["episode_return"])
+    other = play(params, key)["episode_return"]
+    assert_finite(other)
+    assert not np.array_equal(other, first["episode_return"])
 
 
 def test_a_checkpoint_holds_them_and_training_goes_on_to_the_bit(trained, tmp_path):

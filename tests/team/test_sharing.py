@@ -8,17 +8,8 @@ import numpy as np
 import pytest
 
 from finite import assert_allclose, assert_array_equal
-from fp3o_jax.team.sharing import (
-    Sharing,
-    active_groups,
-    agent_params,
-    joined,
-    loss_scale,
-    make_sharing,
-    put,
-    set_agent_params,
-    take,
-)
+from fp3o_jax.team.groups import active_groups, agent_params, joined, loss_scale, put, set_agent_params, take
+from fp3o_jax.team.sharing import Sharing, make_sharing
 
 #: Agents 0, 1 and 3 are tied to one another, the first two by their trunk, 1 and 3 by their head.
 TIED = Sharing((0, 0, 1, 2), (0, 1, 2, 1))

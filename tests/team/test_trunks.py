@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from finite import assert_allclose, assert_array_equal
+from finite import assert_allclose, assert_array_equal, assert_finite
 from fp3o_jax import Config, ConfigError, load_policy, make_train
 from fp3o_jax.envs import Observation
 from fp3o_jax.policy import Policy, architecture
 from fp3o_jax.runs import RunOptions, evaluate_run, load_run, run_training
 from fp3o_jax.team.actor_critic import ActorCritic
+from fp3o_jax.team.distributions import MASKED_LOGIT
 from fp3o_jax.team.modules import Trunk
 from fp3o_jax.team.sharing import make_sharing
 from toy_envs import dated
@@ -186,7 +187,7 @@ def test_networks_against_numpy(trunk, sharing):
         h = None if hidden is None else hidden[i]
         expected = numpy_logits(own, trunk, x[i], exists[i], agent_id, h, starts)
         assert_allclose(ours.logits[i, ..., :actions], expected[..., :actions], rtol=1e-9, atol=1e-11)
-        assert (ours.logits[i, ..., actions:] < -1e9).all()
+        assert (ours.logits[i, ..., actions:] == MASKED_LOGIT).all()
     assert (states is None) == (not trunk.recurrent)
 
 
@@ -219,6 +220,7 @@ def test_acting():
     jax.tree.map(assert_array_equal, ours, expected)
     assert (ours[0][0][~alive] == 0).all() and (ours[0][1] != ours[1][1]).any()
     # Without starts no state is forgotten.
+    assert_finite(unbroken)
     assert_allclose(ours[0][3][:, 1:], unbroken[:, 1:], rtol=1e-6)
     assert (ours[0][3][:, 0] != unbroken[:, 0]).any()
 

@@ -45,7 +45,7 @@ Train teams of agents with FP3O, MAPPO, IPPO, HAPPO, A2PO or CoPPO, end to end i
   fp3o list                                   what there is by name
   fp3o --version                              ... and of which versions
 
---quiet and --json are for scripts, behind any command.
+--quiet and --json are for scripts, after any command.
 """
 
 #: The groups of settings by the first one of each, in the order of the settings; and what a group decides.

@@ -13,13 +13,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-EPSILON = 1e-5  # of every LayerNorm behind a layer
+EPSILON = 1e-5  # of every LayerNorm after a layer
 
 
 class DeferredNorm(NamedTuple):
     """The LayerNorm (Ba et al., 2016) of ``x``, still to be taken.
 
-    It is taken behind the next layer's product: rows [..., W] are neither centred nor scaled one by one.
+    It is taken after the next layer's product: rows [..., W] are neither centred nor scaled one by one.
 
     Attributes:
         x: [..., W].
@@ -48,7 +48,7 @@ class DeferredNorm(NamedTuple):
 
 
 class Plain(NamedTuple):
-    """Features [..., W] without a norm, as the layer behind them takes them."""
+    """Features [..., W] without a norm, as the layer after them takes them."""
 
     x: Array
 

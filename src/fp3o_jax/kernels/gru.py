@@ -1,4 +1,4 @@
-"""A GRU's scan, whose gradient does step by step only what needs the step behind."""
+"""A GRU's scan, whose gradient does step by step only what needs the step after."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _of_this_step(inputs: tuple[Array, ...]) -> tuple[Array, ...]:
 def gru_scan(projected: Array, hidden: Array, starts: Array, kernel: Array, bias: Array) -> Array:
     """A GRU's states.
 
-    In its gradient only what needs the step behind is done step by step; the rest is done at once.
+    In its gradient only what needs the step after is done step by step; the rest is done at once.
 
     Args:
         projected: [L, N, 3 W] what the inputs say to reset gate, update gate and candidate.

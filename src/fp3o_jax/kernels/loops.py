@@ -20,7 +20,7 @@ ROWS = "of_rows_"
 
 
 def in_one_loop(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """``fn``, whose scans of one length run as one where none waits for what another one leaves behind.
+    """``fn``, whose scans of one length run as one where none waits for what another one computes.
 
     That holds for the scans within their steps as well, and where one takes, step for step, what another one
     gives. Scans that do the same with arrays of the same shapes, or with more rows (:func:`of_rows`), become

@@ -2,7 +2,7 @@
 
 On an accelerator a small kernel takes the time that it takes to start. What depends on nothing that a loop
 changes is computed before it. And short loops within its steps, writes to fixed places of an array, and sums
-by place, which keep XLA from making one kernel of what stands before and behind them, become plain equations.
+by place, which keep XLA from making one kernel of what stands before and after them, become plain equations.
 """
 
 from __future__ import annotations

@@ -125,7 +125,7 @@ TRACES = {
 
 
 def _accumulate(errors: TDErrors, kept: Array) -> Array:
-    """``A_t = delta_t + decay_t * kept_(t+1) * A_(t+1)``, zero behind the last step."""
+    """``A_t = delta_t + decay_t * kept_(t+1) * A_(t+1)``, zero after the last step."""
 
     def step(later: Array, inputs: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         delta, decay, kept = inputs

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax import Array
 
+from fp3o_jax.kernels.blocks import Blocks
 from fp3o_jax.method.sequences import as_steps
 
 
@@ -30,10 +31,10 @@ class Batch:
         target: [c, L, N] value target, in the critic's units.
         actor_hidden: [n, 1, N, H] recurrent state before each sequence; None if feed-forward.
         critic_hidden: [c, 1, N, H], likewise.
-        valued: [n, L, N] 1 where the sample counts for critics, if not where it counts for actors.
+        valued: [n, L, N] 1 where the sample counts for critics; None if the same count as for actors.
         agents: [P, 1, 1] int, whose rows these are; None for every agent's, in order.
         log_weight: [P, L, N] log W, of what multiplies the advantages; None outside of stages.
-        weighing: [P, 1, 1, n] bool, the agents whose ratios W is made of; None outside of stages.
+        weights: [P, 1, 1, n] bool, the agents whose ratios W is made of; None outside of stages.
         clip_eps: [P, 1, 1] clip range of the ratios; None outside of stages.
     """
 
@@ -52,7 +53,7 @@ class Batch:
     valued: Array | None = None
     agents: Array | None = None
     log_weight: Array | None = None
-    weighing: Array | None = None
+    weights: Array | None = None
     clip_eps: Array | None = None
 
     @property
@@ -66,8 +67,12 @@ class Batch:
         return (self.critic_inputs, *self._sequences(self.critic_hidden))
 
     def _sequences(self, hidden: Array | None) -> tuple[Array | None, ...]:
-        agents = None if self.agents is None else self.agents[:, 0, 0]
-        return None if hidden is None else hidden[:, 0], self.starts[0], agents
+        return None if hidden is None else hidden[:, 0], self.starts[0], self.row_agents
+
+    @property
+    def row_agents(self) -> Array | None:
+        """[P] int, whose rows these are; None for every agent's, in order."""
+        return None if self.agents is None else self.agents[:, 0, 0]
 
     def of_rows(self, pick: Callable[[Array], Array]) -> Batch:
         """``pick(array)`` of every array that has a row for each agent."""
@@ -79,10 +84,11 @@ class Batch:
             return self
         return self.of_rows(lambda x: x[agents]).replace(agents=agents[:, None, None])
 
-    def named(self) -> Batch:
-        """The same, whose rows' agents are told even where they are all in order."""
-        everyone = jnp.arange(self.alive.shape[0])[:, None, None]
-        return self.replace(agents=everyone) if self.agents is None else self
+    def named(self, blocks: Blocks) -> Batch:
+        """The same, whose rows' agents are told where blocks take some rows at a time."""
+        if blocks.parts == 1 or self.agents is not None:
+            return self
+        return self.replace(agents=jnp.arange(self.alive.shape[0])[:, None, None])
 
     def as_rollout(self, num_envs: int) -> Batch:
         """The same with whole rollouts for sequences."""

@@ -89,7 +89,7 @@ def _check_schedules(algorithm: Algorithm, told: str, n: int) -> None:
 
 
 def _check_values(drawn: Schedule, told: str, n: int) -> None:
-    """Arrays have an axis of draws before the others."""
+    """Checks schedules that are stacked over draws, on an axis before the others."""
     for owners in drawn.owners.reshape((-1, drawn.owners.shape[-1])):
         outside = owners[(owners < 0) | (owners >= n)]
         if outside.size:

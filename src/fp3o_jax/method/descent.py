@@ -15,23 +15,25 @@ from fp3o_jax.config import Hyperparams
 from fp3o_jax.kernels.blocks import grad_in_blocks, make_blocks
 from fp3o_jax.kernels.shards import total
 from fp3o_jax.method.batch import Batch
+from fp3o_jax.method.metrics import Metrics
+from fp3o_jax.method.subteams import in_subteams
 from fp3o_jax.team import optimizer
-from fp3o_jax.team.sharing import Sharing, active_groups, loss_scale
+from fp3o_jax.team.actor_critic import ActorCritic
+from fp3o_jax.team.groups import active_groups, loss_scale
+from fp3o_jax.team.sharing import Sharing
 
-Metrics = dict[str, Array]
-#: (params, rows, hyperparams) -> what is minimised, and what is reported, per sample: [P, L, N], or [1, L, N]
-#: where one network answers for all rows.
-Loss = Callable[[Any, Batch, Hyperparams], tuple[Array, Metrics]]
-#: (params, opt_state, rows, active, minibatches, hyperparams, lr_fraction) -> (params, opt_state, metrics).
-Descend = Callable[..., tuple[Any, Any, Metrics]]
+#: (networks, params, rows, hyperparams) -> what is minimised, and what is reported, per sample: [P, L, N], or
+#: [1, L, N] where one network answers for all rows.
+Loss = Callable[[ActorCritic, Any, Batch, Hyperparams], tuple[Array, Metrics]]
 
 
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Descent:
     """All gradient steps of a stage, as a function.
 
     Attributes:
         loss: per sample.
+        networks: what it is a loss of.
         sharing: of the parameters.
         lr: the learning rate's name among the hyperparameters.
         epochs: gradient steps, where there is a single minibatch.
@@ -43,7 +45,9 @@ class Descent:
     """
 
     loss: Loss
+    networks: ActorCritic
     sharing: Sharing
+    _: dataclasses.KW_ONLY
     lr: str
     epochs: int
     head_lr_scale: float | None
@@ -57,18 +61,18 @@ class Descent:
         params: Any,
         opt_state: Any,
         rows: Batch,
-        active: Array,
+        learning: Array,
         minibatches: Array | None,
         hp: Hyperparams,
         lr_fraction: Array | float,
     ) -> tuple[Any, Any, Metrics]:
-        """The parameters behind the last step.
+        """Takes all gradient steps.
 
         Args:
             params: ``{"trunk", "head"}``.
             opt_state: likewise.
             rows: [P, L, N, ...] the samples of P agents.
-            active: [P] 1 for the rows that learn, else 0.
+            learning: [P] 1 for the rows that learn, else 0.
             minibatches: see :func:`fp3o_jax.method.batch.minibatches`.
             hp: the continuous settings.
             lr_fraction: of the learning rate.
@@ -78,15 +82,37 @@ class Descent:
             ``samples`` they were, the sum of the components' gradient norms, and the number of ``components``
             that took it.
         """
-        agents = None if rows.agents is None else rows.agents[:, 0, 0]
+        apart = self.sharing.independent or len(learning) == 1
+        descend = self.steps
+        if apart and not self.rows_together:
+            descend = in_subteams(lambda agents: self.of_subteam(agents).steps, self.sharing, self.block_size)
+        return descend(params, opt_state, rows, learning, minibatches, hp, lr_fraction)
+
+    def of_subteam(self, agents: Array) -> Descent:
+        """The descent of ``agents`` [P] alone, of which no two use the same parameters."""
+        team = self.networks.subteam(agents)
+        return dataclasses.replace(self, networks=team, sharing=team.sharing, one_for_all=False)
+
+    def steps(
+        self,
+        params: Any,
+        opt_state: Any,
+        rows: Batch,
+        learning: Array,
+        minibatches: Array | None,
+        hp: Hyperparams,
+        lr_fraction: Array | float,
+    ) -> tuple[Any, Any, Metrics]:
+        """As a call, of all rows side by side."""
+        agents = rows.row_agents
 
         def gradient_step(carry: tuple[Any, Any], minibatch: Array | None):
             params, opt_state = carry
             alive = rows.alive if minibatch is None else jnp.take(rows.alive, minibatch, axis=2)
             living = total(alive.sum((1, 2)))
-            scale = loss_scale(living, active, self.sharing, agents)
-            grads, sums = total(self.gradient(params, rows, scale, active, minibatch, hp))
-            learning = active * (living > 0)
+            scale = loss_scale(living, learning, self.sharing, agents)
+            grads, sums = total(self.gradient(params, rows, scale, learning, minibatch, hp))
+            stepping = learning * (living > 0)
             head_scale = self.head_lr_scale
             params, opt_state, norm = optimizer.step(
                 grads,
@@ -94,16 +120,16 @@ class Descent:
                 params,
                 sharing=self.sharing,
                 learning_rate=getattr(hp, self.lr) * lr_fraction,
-                head_scale=self.sharing.head_lr_scale(len(active)) if head_scale is None else head_scale,
+                head_scale=self.sharing.head_lr_scale(len(learning)) if head_scale is None else head_scale,
                 max_grad_norm=hp.max_grad_norm,
                 active={
-                    part: active_groups(getattr(self.sharing, part), learning, agents)
+                    part: active_groups(getattr(self.sharing, part), stepping, agents)
                     for part in optimizer.PARTS
                 },
                 tx=self.tx,
             )
-            components = active_groups(self.sharing.component, learning, agents).sum()
-            counts = {"samples": living @ active, "grad_norm": norm, "components": components}
+            components = active_groups(self.sharing.component, stepping, agents).sum()
+            counts = {"samples": living @ learning, "grad_norm": norm, "components": components}
             return (params, opt_state), sums | counts
 
         steps = self.epochs if minibatches is None else None
@@ -115,11 +141,11 @@ class Descent:
         params: Any,
         rows: Batch,
         scale: Array,
-        active: Array,
+        learning: Array,
         minibatch: Array | None,
         hp: Hyperparams,
     ) -> tuple[Any, Metrics]:
-        """Of the losses over a minibatch, each row's times its ``scale`` [P]; and the sums to report."""
+        """Gradient of a minibatch's losses, each row's times its ``scale`` [P], and the sums to report."""
         num_rows, length, sequences = rows.alive.shape
         shape = (
             1 if self.one_for_all else num_rows,
@@ -127,15 +153,14 @@ class Descent:
             sequences if minibatch is None else len(minibatch),
         )
         blocks = make_blocks(shape, self.block_size, self.rows_together)
-        rows = rows.named() if blocks.parts > 1 else rows
 
         def loss(params: Any, samples: tuple[Batch, Array, Array]) -> tuple[Array, Metrics]:
-            part, scale, active = samples
-            losses, reported = self.loss(params, part, hp)
-            counted, factor = part.alive * active, part.alive * scale
+            part, scale, learning = samples
+            losses, reported = self.loss(self.networks, params, part, hp)
+            counted, factor = part.alive * learning, part.alive * scale
             if self.one_for_all:
                 counted, factor = (x.sum(0, keepdims=True) for x in (counted, factor))
             return (losses * factor).sum(), {name: (x * counted).sum() for name, x in reported.items()}
 
-        factors = (x[:, None, None] for x in (scale, active))
-        return grad_in_blocks(loss, params, (rows, *factors), blocks, minibatch)
+        factors = (x[:, None, None] for x in (scale, learning))
+        return grad_in_blocks(loss, params, (rows.named(blocks), *factors), blocks, minibatch)

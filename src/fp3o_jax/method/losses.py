@@ -5,8 +5,6 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax import Array
 
-from fp3o_jax.kernels.shards import total
-
 
 def clipped_surrogate(log_ratio: Array, advantage: Array, clip_eps: Array | float) -> Array:
     """PPO's objective ``min(r A, clip(r, 1 - eps, 1 + eps) A)`` per sample, to be maximised.
@@ -75,27 +73,3 @@ def clipped_value_loss(
     """Per sample, the larger Huber loss of the new value and of the new value clipped around the old one."""
     clipped = old_value + jnp.clip(value - old_value, -clip_eps, clip_eps)
     return jnp.maximum(huber(target - value, delta), huber(target - clipped, delta))
-
-
-def masked_mean(x: Array, mask: Array) -> Array:
-    """Mean of ``x`` where ``mask`` is 1; 0 where it is nowhere 1."""
-    return jnp.where(mask > 0, x, 0.0).sum() / jnp.maximum(mask.sum(), 1.0)
-
-
-def spread(x: Array, mask: Array) -> Array:
-    """Standard deviation of ``x`` over the samples in which ``mask`` is 1."""
-    return jnp.sqrt(_variance(x, mask))
-
-
-def explained_variance(values: Array, targets: Array, mask: Array) -> Array:
-    """``1 - Var(target - value) / Var(target)`` over the samples in which ``mask`` is 1."""
-    return 1.0 - _variance(targets - values, mask) / jnp.maximum(_variance(targets, mask), 1e-8)
-
-
-def _variance(x: Array, mask: Array) -> Array:
-    count = jnp.maximum(total(mask.sum()), 1.0)
-
-    def mean(x: Array) -> Array:
-        return total(jnp.where(mask > 0, x, 0.0).sum()) / count
-
-    return mean((x - mean(x)) ** 2)

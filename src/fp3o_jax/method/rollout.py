@@ -1,4 +1,4 @@
-"""The first half of an iteration: collect a batch under the current policies."""
+"""The first phase of an iteration: collect a batch under the current policies."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class RolloutState:
 @struct.dataclass
 class Trajectory:
     """T steps of B environments: what agents saw and did as N = T / L * B sequences of L steps each (see
-    :mod:`fp3o_jax.method.sequences`), where the update reads it; the rest time first.
+    :mod:`fp3o_jax.method.sequences`), where the update reads it; the rest as T steps.
 
     Attributes:
         obs: [n, L, N, O], standardised, as the networks take it.
@@ -102,7 +102,7 @@ class Judgement:
 
     Attributes:
         value: [c, B], in the critic's units.
-        hidden: [c, B, H] their recurrent states behind it; None if feed-forward.
+        hidden: [c, B, H] their recurrent states after it; None if feed-forward.
     """
 
     value: Array
@@ -119,7 +119,7 @@ class Beginnings:
 
 
 class Carry(NamedTuple):
-    """Between two steps.
+    """What one step hands to the next.
 
     Attributes:
         state: where the environments stand.
@@ -151,7 +151,7 @@ class Critics:
     see_state: bool
 
     def shown(self, observation: Observation) -> Array:
-        """[1 or n, B, S], as the environment gives it."""
+        """What critics are shown, [1 or n, B, S], as the environment gives it."""
         return observation.global_state[None] if self.see_state else observation.obs
 
     def inputs(self, observation: Observation) -> Array:

@@ -2,7 +2,7 @@
 
 FP3O, HAPPO, A2PO, MAPPO, IPPO and CoPPO are one program, run on different schedules. A schedule has S
 stages that follow one another, each with P pipelines that run side by side over n agents. Read the builders
-below to see how the algorithms differ; nothing else in the package knows their names.
+below to see how the algorithms differ; nothing else that is computed depends on their names.
 
 A member of the family from elsewhere is an :class:`Algorithm` with its builder as ``schedule``; where its
 objective differs as well, it names the function (``docs/extending.md``).
@@ -30,8 +30,8 @@ class Schedule(NamedTuple):
     """What each pipeline of each stage optimises.
 
     Attributes:
-        owners: [S, P] int, the agent that a pipeline owns: the index form of its one-hot mask. No agent
-            has two owners in one stage. None: pipeline p owns agent p, of all.
+        owners: [S, P] int, the agent that a pipeline owns. No agent has two owners in one stage. None:
+            pipeline p owns agent p, of all.
         weights: [S, P, n] bool, the agents whose recorded probability ratios multiply the pipeline's
             advantage.
         gated: [S] bool, whether the stage runs only where the condition holds.
@@ -53,7 +53,7 @@ class Schedule(NamedTuple):
 
         To those who learn, frozen agents are a part of the environment: they have no turn in the order, no
         share of the joint advantage and no place in a selection, and weigh on nobody, as their ratio is 1.
-        Their pipelines are idle: beside the others', or in stages behind them where each stage has one.
+        Their pipelines are idle: beside the others', or in stages after them where each stage has one.
         """
         who, frozen = np.array(agents), np.setdiff1d(np.arange(n), agents)
         stages, pipelines, m = self.weights.shape
@@ -90,11 +90,6 @@ class Schedule(NamedTuple):
             clip=jnp.take_along_axis(self.clip, order, axis=1),
             learns=None if self.learns is None else jnp.take_along_axis(self.learns, order, axis=1),
         )
-
-    @property
-    def masks(self) -> Array:
-        """[S, P, n] bool, the one-hot agent masks."""
-        return jax.nn.one_hot(self.owners, self.weights.shape[-1], dtype=bool)
 
 
 class Algorithm(NamedTuple):
@@ -312,7 +307,7 @@ ALGORITHMS: Mapping[str, Callable[[Choices], Algorithm]] = MappingProxyType(
             normalization="joint",
         ),
         "fp3o": lambda choices: Algorithm(
-            partial(full_pipeline, selection=choices.selection, split=choices.split)
+            partial(full_pipeline, selection=choices.selection, split=choices.split), weighted_surrogate
         ),
     }
 )
@@ -322,7 +317,7 @@ def make_algorithm(
     name: str,
     selection: str | SelectionFn = "cyclic",
     split: str | tuple[float, ...] = "uniform",
-    order: str | OrderFn = "random",
+    order: str = "random",
     trace: str = "paper",
     **changes: Any,
 ) -> Algorithm:
@@ -332,7 +327,7 @@ def make_algorithm(
         name: of `ALGORITHMS`, or of one that others bring (:func:`fp3o_jax.register_algorithm`).
         selection: of `SELECTIONS`, or such a function.
         split: see :func:`advantage_split`.
-        order: of `ORDERS`, or such a function.
+        order: of `ORDERS`.
         trace: of `advantages.TRACES`.
         **changes: fields of :class:`Algorithm`; None for the algorithm's own.
 
@@ -340,8 +335,7 @@ def make_algorithm(
         ConfigError: what others bring is no algorithm.
     """
     select = selection if callable(selection) else SELECTIONS[selection]
-    order = order if callable(order) else ORDERS[order]
-    choices = Choices(select, advantage_split(split), order, TRACES[trace])
+    choices = Choices(select, advantage_split(split), ORDERS[order], TRACES[trace])
     chosen = {field: value for field, value in changes.items() if value is not None}
     return _member(name, choices)._replace(**chosen)
 

@@ -11,7 +11,7 @@ from fp3o_jax.config import Config, Hyperparams
 from fp3o_jax.method import normalization
 from fp3o_jax.method.advantages import TDErrors, gae, normalize_advantages, td_errors
 from fp3o_jax.method.batch import Batch
-from fp3o_jax.method.losses import explained_variance
+from fp3o_jax.method.metrics import explained_variance
 from fp3o_jax.method.normalization import ValueNorm
 from fp3o_jax.method.rollout import Trajectory
 from fp3o_jax.method.sequences import as_sequences, as_steps

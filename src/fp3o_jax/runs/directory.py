@@ -142,7 +142,7 @@ class RunDirectory:
         return self._metrics.tell()
 
     def cut_metrics(self, size: int) -> None:
-        """Forgets the lines behind the first ``size`` bytes: they will be written again.
+        """Forgets the lines after the first ``size`` bytes: they will be written again.
 
         Raises:
             ConfigError: there are fewer, so that the file is not the one that the checkpoint speaks of.

@@ -41,7 +41,7 @@ class Member(NamedTuple):
 def open_sinks(
     member: Member, metrics_bytes: int, console: Console, stack: contextlib.ExitStack
 ) -> list[Sink]:
-    """The sinks of a run that goes on behind so much of its metrics; ``stack`` closes them."""
+    """The sinks of a run that goes on after so much of its metrics; ``stack`` closes them."""
     member.directory.cut_metrics(metrics_bytes)
     sinks = make_sinks(
         member.config,

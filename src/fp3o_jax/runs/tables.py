@@ -76,7 +76,7 @@ def frame(
         groups: with the values that were chosen.
         metric: what the scores are of.
         comparisons: with a baseline; their estimates are over all environments.
-        over: the setting behind ``Place.at``.
+        over: the setting after ``Place.at``.
 
     Returns:
         Columns ``env``, the settings that tell methods apart, ``metric``, ``seeds``, and for each aggregate

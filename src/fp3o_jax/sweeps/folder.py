@@ -69,7 +69,7 @@ class SweepFolder:
     def extend(
         self, config: Config, points: Sequence[Point], runs_per_program: int | None
     ) -> list[list[PlannedRun]]:
-        """Writes down what the plan has and the folder lacks, as programs behind those that are there.
+        """Writes down what the plan has and the folder lacks, as programs after those that are there.
 
         Args:
             config: of the sweep; its seeds are those of every point.

@@ -106,7 +106,7 @@ class Study:
 
 
 def read_study(args: Sequence[str]) -> tuple[Study, list[str]]:
-    """What a preset or a file in front of the arguments says, and the arguments behind it.
+    """What a preset or a file in front of the arguments says, and the arguments after it.
 
     Raises:
         ConfigError: there is no such preset or file, or the file holds what no study has.

@@ -15,6 +15,7 @@ from jax import Array
 from fp3o_jax.envs.base import Observation, of_living
 from fp3o_jax.kernels.dense import as_features
 from fp3o_jax.team.distributions import Distribution, choose
+from fp3o_jax.team.groups import apply_grouped, apply_shared, take
 from fp3o_jax.team.inputs import (
     Statistics,
     measure,
@@ -26,7 +27,7 @@ from fp3o_jax.team.inputs import (
     standardize,
 )
 from fp3o_jax.team.modules import CategoricalHead, GaussianHead, ValueHead
-from fp3o_jax.team.sharing import Sharing, apply_grouped, apply_shared, take
+from fp3o_jax.team.sharing import Sharing
 from fp3o_jax.team.trunks import Trunks, both, check_protocol, state_size
 
 
@@ -37,7 +38,7 @@ class Acted(NamedTuple):
         obs: [n, B, O] what the networks took for it: standardised, zeros for the dead.
         action: int [n, B], or [n, B, A].
         log_prob: [n, B].
-        hidden: [n, B, H] the policies' states behind it; None if they have none.
+        hidden: [n, B, H] the policies' states after it; None if they have none.
     """
 
     obs: Array
@@ -142,7 +143,7 @@ class ActorCritic:
     def subteam(self, agents: Array) -> ActorCritic:
         """The networks of ``agents`` [P], of which no two share weights, as of a team of P that shares none.
 
-        Their parameters are what :func:`fp3o_jax.team.sharing.agent_params` takes from those of all.
+        Their parameters are what :func:`fp3o_jax.team.groups.agent_params` takes from those of all.
         """
         team = copy.copy(self)
         each = tuple(range(agents.shape[0]))

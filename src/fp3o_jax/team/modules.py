@@ -72,7 +72,7 @@ class LinearParams(nn.Module):
 class Trunk(nn.Module):
     """LayerNorm on the input; layers of Linear, activation and LayerNorm; a GRU and a LayerNorm if recurrent.
 
-    The agent id enters behind the input's LayerNorm: as a one-hot with weights of its own, the same as
+    The agent id enters after the input's LayerNorm: as a one-hot with weights of its own, the same as
     appending it there, which leaves the part that all agents have in common to be computed once.
 
     Attributes:
@@ -108,7 +108,7 @@ class Trunk(nn.Module):
         bias = self.param("bias_0", initializers.zeros, (width,))
         weights = kernel[:size]
         if self.layer_norm:
-            # Only the weights of the input's LayerNorm are learned: they join those of the layer behind it.
+            # Only the weights of the input's LayerNorm are learned: they join those of the layer after it.
             scale, shift = NormParams(size, name="input_norm")()
             weights, bias = scale[:, None] * weights, (shift * mask) @ weights + bias
         if agent_id is not None:

@@ -14,7 +14,8 @@ import numpy as np
 import optax
 from jax import Array
 
-from fp3o_jax.team.sharing import Sharing, groups_of, joined, take
+from fp3o_jax.team.groups import groups_of, joined, take
+from fp3o_jax.team.sharing import Sharing
 
 ADAM = optax.scale_by_adam(eps=1e-5)
 PARTS = ("trunk", "head")

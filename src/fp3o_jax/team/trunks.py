@@ -36,7 +36,7 @@ class TrunkModule(Protocol):
         """Features, from which a linear head makes logits, means or values.
 
         Args:
-            x: [L, N, F] what the agent sees, or the critic, as ``normalize_obs`` makes it; zeros behind the
+            x: [L, N, F] what the agent sees, or the critic, as ``normalize_obs`` makes it; zeros after the
                 features that the agent has.
             mask: [F] or [N, F], 1 where the feature exists.
             agent_id: [n] or [N, n], one-hot; None where agents are not told apart, or by their weights.

@@ -41,9 +41,9 @@ class Graph:
     """What there is to be seen.
 
     Attributes:
-        nodes: one for each actuator, in their order; behind them others that are seen and not moved.
+        nodes: one for each actuator, in their order; after them others that are seen and not moved.
         edges: sets of nodes, each a neighbour of all others in the set.
-        everywhere: nodes that everyone sees, behind all others.
+        everywhere: nodes that everyone sees, after all others.
     """
 
     nodes: tuple[Node, ...]

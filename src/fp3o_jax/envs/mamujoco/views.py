@@ -131,7 +131,7 @@ def pusher(model: Any) -> Graph:
     """All see where tip, object and goal are.
 
     MaMuJoCo calls the two joints of the shoulder ``r_wrist_roll_joint``, and an agent sees its joints in the
-    order of their names: they stand behind all others. Which of the two is first differs there from process
+    order of their names: they stand after all others. Which of the two is first differs there from process
     to process; here it is the lower one.
     """
 

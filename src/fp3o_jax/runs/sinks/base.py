@@ -28,7 +28,7 @@ class Sink(Protocol):
         Args:
             rows: each with ``seed``, ``update`` (counted from 1), ``env_steps``, ``time`` (seconds since
                 1970), and metrics: numbers or small NumPy arrays. NaN stands for nothing to report yet. A run
-                that resumes sends updates again, from the one behind its checkpoint on.
+                that resumes sends updates again, from the one after its checkpoint on.
         """
 
     def summary(self, summary: Mapping[str, Any]) -> None:

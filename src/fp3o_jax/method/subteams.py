@@ -1,4 +1,4 @@
-"""Agents that share nothing, a few at a time."""
+"""Rows of a stage of which no two use the same parameters, a few at a time."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ import jax.numpy as jnp
 from jax import Array
 
 from fp3o_jax.kernels.blocks import make_blocks
-from fp3o_jax.team.sharing import Sharing, agent_params, set_agent_params
+from fp3o_jax.method.batch import Batch
+from fp3o_jax.team.groups import agent_params, set_agent_params
+from fp3o_jax.team.sharing import Sharing
 
 
 def in_subteams(
     make_descend: Callable[[Array], Callable[..., Any]], sharing: Sharing, block_size: int | None
 ) -> Callable[..., Any]:
-    """As the descent of a whole stage, where no two rows use the same parameters.
+    """The descent of a whole stage, where no two rows use the same parameters: a few of them at a time.
 
-    Nothing that such a row does concerns another one. So a few of them at a time go through the whole stage,
-    as many as fill a block: samples and parameters stay in the cache, and those of other agents are not
-    touched.
+    Nothing that such a row does concerns another one. So some go through the whole stage before the next
+    ones do, as many as fill a block: samples and parameters stay in the cache, and those of other agents are
+    not touched.
 
     Args:
         make_descend: agents [P], of which no two share anything -> the descent of these alone.
@@ -30,23 +32,23 @@ def in_subteams(
     """
 
     def descend(
-        params: Any, opt_state: Any, rows: Any, active: Array, minibatches: Array | None, *settings: Any
+        params: Any, opt_state: Any, rows: Batch, learning: Array, minibatches: Array | None, *settings: Any
     ) -> tuple[Any, Any, Any]:
         num_rows, length, sequences = rows.alive.shape
         if minibatches is not None:
             sequences = minibatches.shape[1]
         blocks = make_blocks((num_rows, length, sequences), block_size)
-        agents = None if rows.agents is None else rows.agents[:, 0, 0]
+        agents = rows.row_agents
         names = jnp.arange(num_rows) if agents is None else agents
         rows = rows.replace(agents=None)
-        learning = agent_params(params, sharing, agents), agent_params(opt_state, sharing, agents)
+        before = agent_params(params, sharing, agents), agent_params(opt_state, sharing, agents)
 
         def some(i: Array | int) -> tuple[Any, Any, Any]:
             pick = partial(blocks.of_rows, i * blocks.pieces)
             return make_descend(pick(names))(
-                *jax.tree.map(pick, learning),
+                *jax.tree.map(pick, before),
                 rows.of_rows(pick),
-                pick(active),
+                pick(learning),
                 minibatches,
                 *settings,
             )
