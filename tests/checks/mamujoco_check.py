@@ -4,7 +4,8 @@
     python tests/checks/mamujoco_check.py --only ant --steps 100
     python tests/checks/mamujoco_check.py --mjx
 
-Prints a row for each, as ``docs/fidelity.md`` has them. Status 1 if there is a difference.
+Prints a row for each, as ``docs/fidelity.md`` has them. Status 1 if MuJoCo in C differs in anything; how far
+MJX does is for the reader to judge.
 """
 
 import argparse
@@ -30,6 +31,8 @@ def main() -> int:
     parser.add_argument("--float64", action="store_true", help="with --mjx: in float64")
     parser.add_argument("--effort", default="full", help="with --mjx: of its solver")
     options = parser.parse_args()
+    if not any(options.only in task for task in TASKS):
+        parser.error(f"--only {options.only}: no task's name has this, of {', '.join(TASKS)}")
     jax.config.update("jax_enable_x64", options.float64)
     return on_device(options) if options.mjx else in_c(options)
 

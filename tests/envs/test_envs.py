@@ -10,7 +10,7 @@ import pytest
 
 from finite import assert_array_equal, assert_finite
 from fp3o_jax import Config, ConfigError, make_env, make_train
-from fp3o_jax.envs import available, jaxmarl
+from fp3o_jax.envs import available, jaxmarl, known
 from fp3o_jax.envs.base import batch_reset, batch_step
 
 
@@ -139,7 +139,12 @@ def test_mabrax_limit_is_a_truncation_and_starts_vary():
 def test_mabrax_humanoid_reads_no_feature_twice():
     env = make_env("mabrax/humanoid_9|8")
     assert env.action_sizes == (9, 8)
-    assert max(env.obs_sizes) < env.state_size
+    table = known.jaxmarl_module("mabrax.mappings")._agent_observation_mapping["humanoid_9|8"]
+    seen = known._observed("humanoid_9|8", env.state_size, table)
+    assert tuple(map(len, seen.values())) == env.obs_sizes
+    for agent, features in seen.items():
+        assert features.tolist() == [i for i in table[agent] if i < env.state_size]
+        assert len(set(features)) == len(features) < len(table[agent])
 
 
 def said_by(code, folder):
