@@ -73,7 +73,9 @@ TESTS = {
         *("-k", "gae or correction or advantages or traces or normalis or rewards"),
     ),
     "method/normalization.py": ("tests/method/test_mathematics.py", "-k", "value_norm"),
-    "method/schedules.py": ("tests/method/test_schedules.py",),
+    "method/schedules.py": (
+        *("tests/method/test_schedules.py", "tests/method/test_frozen.py::test_a_schedule_among_others"),
+    ),
     "team/optimizer.py": ("tests/team/test_optimizer.py",),
     "team/sharing.py": _SHARING,
     "team/groups.py": _SHARING,

@@ -105,11 +105,13 @@ def test_a_schedule_among_others():
     for algorithm, shape in (("fp3o", (2, 4)), ("happo", (4, 1))):
         member = make_algorithm(algorithm, learners=(1, 3))
         drawn = jax.jit(member.draw)(jax.random.key(0), ones, ones, ones)
-        assert drawn.owners.shape == shape
+        assert {x.shape for x in (drawn.owners, drawn.scale, drawn.clip, drawn.learns)} == {shape}
+        assert drawn.weights.shape == (*shape, 4) and drawn.gated.shape == shape[:1]
         owners, learns = np.asarray(drawn.owners), np.asarray(drawn.learns)
         assert_array_equal(learns, np.isin(owners, (1, 3)))
         assert not np.asarray(drawn.weights)[..., [0, 2]].any()
         assert not np.asarray(drawn.scale)[~learns].any()
+        assert (np.asarray(drawn.scale)[learns] == 1).all() and (np.asarray(drawn.clip) == 1).all()
         stages = owners if algorithm == "fp3o" else owners.T
         assert all(sorted(stage) == [0, 1, 2, 3] for stage in stages)
     # With one learner left there is nobody to be exchanged with.

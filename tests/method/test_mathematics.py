@@ -162,6 +162,8 @@ def test_means_of_few_samples():
     x = jnp.array([3.0, np.nan, np.nan])
     assert metrics.masked_mean(x, jnp.array([1.0, 0.0, 0.0])) == 3.0
     assert metrics.masked_mean(x, jnp.zeros(3)) == 0.0
+    assert metrics.spread(x, jnp.array([1.0, 0.0, 0.0])) == metrics.spread(x, jnp.zeros(3)) == 0.0
+    assert metrics.spread(x.at[1].set(5.0), jnp.array([1.0, 1.0, 0.0])) == 1.0
 
 
 def test_explained_variance_where_there_is_nothing_to_explain():

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from finite import assert_allclose, assert_array_equal
@@ -101,6 +102,31 @@ def test_steps_are_numpys(scale):
             for part in COMPONENT:
                 assert list(state[part].count) == numpys.count[part]
                 jax.tree.map(lambda x, y: assert_allclose(x, y, atol=1e-12), state[part].mu, numpys.m[part])
+
+
+@pytest.mark.parametrize("tied", ["trunk", "head"])
+def test_the_norm_is_a_component_s_whatever_ties_it(tied):
+    """Two agents are tied by a trunk or by a head, and a third one by nothing."""
+    together, apart = (0, 0, 1), (0, 1, 2)
+    sharing = Sharing(together, apart) if tied == "trunk" else Sharing(apart, together)
+    rng, tx = np.random.default_rng(2), optax.identity()
+    with jax.enable_x64(True):
+        grads = {part: rng.normal(size=(2 if part == tied else 3, 4)) for part in COMPONENT}
+        params = jax.tree.map(np.zeros_like, grads)
+        moved, _, norm = optimizer.step(
+            *(grads, optimizer.init(params, tx), params),
+            sharing=sharing,
+            learning_rate=1.0,
+            head_scale=1.0,
+            max_grad_norm=0.5,
+            active=jax.tree.map(lambda g: np.ones(len(g)), grads),
+            tx=tx,
+        )
+    components = {part: [0, 1] if part == tied else [0, 0, 1] for part in COMPONENT}
+    norms = np.sqrt([sum((grads[p][np.array(components[p]) == c] ** 2).sum() for p in grads) for c in (0, 1)])
+    assert_allclose(norm, norms.sum(), rtol=1e-12)
+    for part, gradient in grads.items():
+        assert_allclose(moved[part], -0.5 * gradient / norms[components[part]][:, None], rtol=1e-12)
 
 
 def test_a_head_that_rests_beside_one_that_moves():

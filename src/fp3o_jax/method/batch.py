@@ -92,8 +92,7 @@ class Batch:
 
     def as_rollout(self, num_envs: int) -> Batch:
         """The same with whole rollouts for sequences."""
-        whole = self.replace(actor_hidden=None, critic_hidden=None)
-        whole = jax.tree.map(lambda x: x if x.shape[1:3] == (1, 1) else as_steps(x, num_envs), whole)
+        whole = jax.tree.map(lambda x: x if x.shape[1:3] == (1, 1) else as_steps(x, num_envs), self)
         # The first sequences are those that begin the rollout.
         hidden = jax.tree.map(lambda x: x[:, :, :num_envs], (self.actor_hidden, self.critic_hidden))
         return whole.replace(actor_hidden=hidden[0], critic_hidden=hidden[1])
