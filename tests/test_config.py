@@ -29,6 +29,7 @@ from fp3o_jax.team.modules import ACTIVATIONS
         ({"num_envs": 0}, ["num_envs=0", "at least 1"]),
         ({"epochs": 2.5}, ["epochs=2.5", "whole number"]),
         ({"num_seeds": True}, ["num_seeds=True"]),
+        ({"agent_id": False, "critic_agent_id": True}, ["critic_agent_id=True", "agent_id=True"]),
         ({"seed": -1}, ["seed=-1"]),
         ({"actor_lr": 0}, ["actor_lr=0", "above 0"]),
         ({"clip_eps": float("nan")}, ["clip_eps=nan"]),

@@ -50,7 +50,7 @@ def blocks(language):
 
 @pytest.fixture(autouse=True)
 def forgotten(monkeypatch):
-    """What a test registers is gone behind it."""
+    """What a test registers is gone after it."""
     for names in (registry.algorithms, registry.sharings, registry.environments, registry.sinks):
         monkeypatch.setattr(names, "_registered", dict(names._registered))
     monkeypatch.setattr(registry, "_asked_for", set(registry._asked_for))

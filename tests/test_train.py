@@ -191,7 +191,7 @@ def test_every_algorithm_under_every_sharing(algorithm, sharing, recurrent):
 
 
 def test_a_linear_schedule(trained):
-    """From the whole rate in the first update down to zero behind the last, and zero from there on."""
+    """From the whole rate in the first update down to zero after the last, and zero from there on."""
     train = make_train({**TINY, "lr_schedule": "linear", "total_env_steps": 128})
     update, start = jax.jit(train.update), jax.jit(train.init)(jax.random.key(0))
     first, metrics = update(start)

@@ -34,7 +34,7 @@ LEVELS = (0.5, 0.9)
 OTHER = "†"
 HOW = (
     "Where a section names no command, `python experiments/paper/run.py --minutes 60` runs what is missing "
-    "of its cells, and `--protocol experiments/paper/two_cores.toml` after it the small ones."
+    "of its cells, and then, with `--protocol experiments/paper/two_cores.toml`, the small ones."
 )
 
 

@@ -83,7 +83,7 @@ class Config:
     critic_epochs: int | None = None
     """the same for critics, if it differs from epochs"""
     critic_fit: Literal["stages", "once"] | None = None
-    """fit critics in every stage, to the samples of the agents that it owns, or all of them once in an
+    """fit critics once for each stage, to the samples of the agents that it owns, or all of them once in an
     update; by default as the algorithm's authors do: once with happo, else stages"""
     num_minibatches: int = 1
     """parts that the batch is split into, newly drawn in each epoch"""

@@ -100,7 +100,7 @@ def test_a_single_learner_does_without_the_others(algorithm):
 
 
 def test_a_schedule_among_others():
-    """FP3O: idle pipelines beside; HAPPO: idle stages behind. Nobody weighs by a frozen agent's ratio."""
+    """FP3O: idle pipelines beside; HAPPO: idle stages after them. Nobody weighs by a frozen agent's ratio."""
     ones = np.ones((4, 1, 1))
     for algorithm, shape in (("fp3o", (2, 4)), ("happo", (4, 1))):
         member = make_algorithm(algorithm, learners=(1, 3))

@@ -158,7 +158,7 @@ def test_explained_variance():
 
 
 def test_means_of_few_samples():
-    """Of one alone it is that one; of none it is 0."""
+    """Of one alone it is that one; of none it is 0. So is the spread of either."""
     x = jnp.array([3.0, np.nan, np.nan])
     assert metrics.masked_mean(x, jnp.array([1.0, 0.0, 0.0])) == 3.0
     assert metrics.masked_mean(x, jnp.zeros(3)) == 0.0

@@ -71,7 +71,7 @@ def test_every_end_has_the_value_of_its_own_state(settings):
 @pytest.mark.parametrize(("num_envs", "rollout_length"), [(8, 400), (1, 100)])
 def test_episodes_have_beginnings_of_their_own(num_envs, rollout_length):
     _, _, trajectories = collected(num_envs, rollout_length, limits=(16, 30))
-    # What begins behind the very last step is not seen.
+    # What begins after the very last step is not seen.
     episodes = num_envs + np.concatenate([x.done for x in trajectories])[:-1].sum()
     starts = np.unique([x.reward for x in trajectories])
     assert len(starts) == episodes > 2 * num_envs * rollout_length / 30

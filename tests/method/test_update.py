@@ -219,7 +219,7 @@ def test_gradient_clipping_is_per_component():
     ]
     rows = [jax.tree.map(lambda x: x[1:], r) for r in results]
     assert_same(*rows)
-    # It is the bound that keeps them apart from nothing: agent 0's own critic does move otherwise.
+    # Not because nothing happened: agent 0's own critic does move otherwise.
     assert differs(*(r["critic"] for r in results))
 
 
@@ -277,6 +277,30 @@ def test_blocks_and_agents_apart_give_the_same_update(monkeypatch, algorithm, sh
         assert differs(together[0], params)
         for other in results:
             assert_same(together, other, atol=1e-9)
+
+
+@pytest.mark.parametrize(("owners", "size"), [([[2, 0], [1, 2]], None), ([[2, 0], [1, 2]], 1), (None, 30)])
+def test_a_few_agents_apart_give_the_same_update(owners, size, monkeypatch):
+    """Of four: stages that own two of them, and stages through which they go two at a time."""
+    with jax.enable_x64(True):
+        nets, member = networks("none", 4), make_algorithm("fp3o")
+        params, opt_state = helpers.start(nets)
+        batch = make_batch(params, nets)
+        schedule = member.schedule(jax.random.key(0), 4)
+        if owners:
+            schedule = jax.tree.map(lambda x: x[:, :2] if x.ndim > 1 else x, schedule)
+            schedule = schedule._replace(owners=jnp.array(owners))
+
+        def result(size):
+            settings = {"epochs": 1, "num_minibatches": 1, "condition": CONDITIONS["off"]}
+            update = PipelineUpdate(nets, member, block_size=size, **settings)
+            return jax.jit(update)(params, opt_state, batch, schedule, jax.random.key(0), HP)
+
+        apart = result(size)
+        monkeypatch.setattr(Descent, "__call__", Descent.steps)
+        together = result(None)
+        assert differs(together[0], params)
+        assert_same(together, apart, atol=1e-9)
 
 
 @pytest.mark.parametrize(

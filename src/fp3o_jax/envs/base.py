@@ -122,7 +122,7 @@ class Environment:
 
 
 def _batched(discrete: bool) -> Observation:
-    """``out_axes`` that put the environment axis behind the agent axis: [n, B, ...] and [B, ...]."""
+    """``out_axes`` that put the environment axis after the agent axis: [n, B, ...] and [B, ...]."""
     return Observation(obs=1, global_state=0, action_mask=1 if discrete else None, alive=1)
 
 

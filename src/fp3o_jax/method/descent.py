@@ -36,7 +36,7 @@ class Descent:
         networks: what it is a loss of.
         sharing: of the parameters.
         lr: the learning rate's name among the hyperparameters.
-        epochs: gradient steps, where there is a single minibatch.
+        epochs: passes over the samples; gradient steps, where there is a single minibatch.
         head_lr_scale: factor on the heads' learning rate; None for what the sharing asks for.
         tx: makes a direction of the clipped gradient.
         block_size: samples, of all rows, that a gradient takes at a time; None for all at once.
@@ -90,6 +90,7 @@ class Descent:
 
     def of_subteam(self, agents: Array) -> Descent:
         """The descent of ``agents`` [P] alone, of which no two use the same parameters."""
+        # It shares nothing: what holds of its actors holds of its critics.
         team = self.networks.subteam(agents)
         return dataclasses.replace(self, networks=team, sharing=team.sharing, one_for_all=False)
 

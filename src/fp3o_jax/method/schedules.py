@@ -106,8 +106,8 @@ class Algorithm(NamedTuple):
             agents' together ("joint").
         scores: (advantages [n, ...], values [n or 1, ...], alive [n, ...]) -> [n], all that a schedule may
             know of the batch.
-        critics_once: all critics are fitted to the batch once, instead of those of each stage's owners in
-            each stage.
+        critics_once: all critics are fitted to the batch once, instead of those of each stage's owners once
+            for each stage.
         critics_see_state: critics see the global state, instead of their agent's observation.
         ratios: to which policies recorded ratios are relative: those that acted ("behaviour"), or those
             that the owner had just before its stage ("stage").
