@@ -50,6 +50,7 @@ _UPDATE = (
     "tests/method/test_numpy_updates.py::test_a_whole_update_is_numpys",
     "tests/method/test_numpy_updates.py::test_with_the_defaults_of_its_authors",
     "tests/method/test_update.py",
+    "tests/method/test_invariances.py::test_a_value_that_all_agents_share_is_learned_as_if_each_had_it",
 )
 _SHARING = (
     "tests/team/test_sharing.py",

@@ -10,7 +10,8 @@ from fp3o_jax.kernels.blocks import make_blocks
 from fp3o_jax.method.batch import Batch, minibatches
 from fp3o_jax.method.sequences import as_sequences
 
-N, STEPS, ENVS, LENGTH = 3, 6, 2, 3
+# All sizes differ: no axis is taken for another.
+N, STEPS, ENVS, LENGTH = 3, 10, 2, 5
 COUNT = STEPS // LENGTH * ENVS
 
 

@@ -208,6 +208,18 @@ def test_minibatches_cover_the_batch(algorithm, n):
         jax.tree.map(lambda x, y: assert_allclose(x, 4 * y, rtol=1e-3, atol=1e-5), quarters, whole)
 
 
+def test_a_fraction_of_the_learning_rates():
+    params, opt_state = start("none")
+    batch, schedule = make_batch(params, networks("none")), helpers.drawn("mappo", 0, 3)
+    halved = HP._replace(actor_lr=HP.actor_lr / 2, critic_lr=HP.critic_lr / 2)
+    ours, expected, whole = (
+        compiled("none")(params, opt_state, batch, schedule, jax.random.key(0), hp, jnp.float32(fraction))[0]
+        for hp, fraction in ((HP, 0.5), (halved, 1.0), (HP, 1.0))
+    )
+    assert_same(ours, expected)
+    assert all(differs(ours[part], whole[part]) for part in ours)
+
+
 def test_gradient_clipping_is_per_component():
     hp = HP._replace(max_grad_norm=1e-3)
     params, opt_state = start("none")
