@@ -57,36 +57,14 @@ class Descent:
     rows_together: bool = False
 
     def __call__(
-        self,
-        params: Any,
-        opt_state: Any,
-        rows: Batch,
-        learning: Array,
-        minibatches: Array | None,
-        hp: Hyperparams,
-        lr_fraction: Array | float,
+        self, params: Any, opt_state: Any, rows: Batch, learning: Array, *settings: Any
     ) -> tuple[Any, Any, Metrics]:
-        """Takes all gradient steps.
-
-        Args:
-            params: ``{"trunk", "head"}``.
-            opt_state: likewise.
-            rows: [P, L, N, ...] the samples of P agents.
-            learning: [P] 1 for the rows that learn, else 0.
-            minibatches: see :func:`fp3o_jax.method.batch.minibatches`.
-            hp: the continuous settings.
-            lr_fraction: of the learning rate.
-
-        Returns:
-            New parameters and optimiser states; and for each gradient step sums over samples, how many
-            ``samples`` they were, the sum of the components' gradient norms, and the number of ``components``
-            that took it.
-        """
+        """Takes all gradient steps; arguments and results are those of :meth:`steps`."""
         apart = self.sharing.independent or len(learning) == 1
         descend = self.steps
         if apart and not self.rows_together:
             descend = in_subteams(lambda agents: self.of_subteam(agents).steps, self.sharing, self.block_size)
-        return descend(params, opt_state, rows, learning, minibatches, hp, lr_fraction)
+        return descend(params, opt_state, rows, learning, *settings)
 
     def of_subteam(self, agents: Array) -> Descent:
         """The descent of ``agents`` [P] alone, of which no two use the same parameters."""
@@ -104,7 +82,22 @@ class Descent:
         hp: Hyperparams,
         lr_fraction: Array | float,
     ) -> tuple[Any, Any, Metrics]:
-        """As a call, of all rows side by side."""
+        """All gradient steps, of all rows side by side.
+
+        Args:
+            params: ``{"trunk", "head"}``.
+            opt_state: likewise.
+            rows: [P, L, N, ...] the samples of P agents.
+            learning: [P] 1 for the rows that learn, else 0.
+            minibatches: see :func:`fp3o_jax.method.batch.minibatches`.
+            hp: the continuous settings.
+            lr_fraction: of the learning rate.
+
+        Returns:
+            New parameters and optimiser states; and for each gradient step sums over samples, how many
+            ``samples`` they were, the sum of the components' gradient norms, and the number of ``components``
+            that took it.
+        """
         agents = rows.row_agents
 
         def gradient_step(carry: tuple[Any, Any], minibatch: Array | None):
